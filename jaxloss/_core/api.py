@@ -1,0 +1,53 @@
+"""How a public loss is called: compiled, with options known while tracing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_DATA = ("where", "weights", "class_weights", "pos_weight")
+_STATIC = (bool, int, float, str, tuple, type(None), np.number)
+
+
+def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compile a loss: called eagerly it is one program, not one for each operation.
+
+    The first `arrays` parameters, masks and weights are data. Of the others, Python numbers, strings and tuples are known while tracing,
+    so that an option that is off costs nothing; arrays are traced, and differentiated.
+    """
+
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        names = list(inspect.signature(fn).parameters)
+        data = frozenset(names[:arrays]).union(_DATA)
+
+        @functools.partial(jax.jit, static_argnums=0, inline=True)
+        def compiled(static: tuple[tuple[str, Any], ...], traced: dict[str, Any]) -> R:
+            return fn(**dict(static), **traced)  # type: ignore[call-arg]
+
+        @functools.wraps(fn)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if len(args) > len(names):
+                return fn(*args, **kwargs)  # Python's own error
+            given = dict(zip(names, args, strict=False))
+            if not given.keys().isdisjoint(kwargs):
+                return fn(*args, **kwargs)
+            given.update(kwargs)
+            static, traced = [], {}
+            for name, value in given.items():
+                if isinstance(value, _STATIC) and name not in data:
+                    static.append((name, value))
+                else:
+                    traced[name] = value
+            return compiled(tuple(static), traced)
+
+        return call
+
+    return decorate

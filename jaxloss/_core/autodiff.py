@@ -1,0 +1,497 @@
+"""A gradient defined once, valid in every autodiff mode.
+
+`custom_vjp` has the interface of `jax.custom_vjp`. Reverse mode is the same: `fwd` runs, exactly its residuals are kept,
+`bwd` pulls the cotangent back. Forward mode, which `jax.custom_vjp` refuses, is derived: `bwd` is linear in the
+cotangent, so its transpose pushes a tangent forward.
+
+How: the call is a `jax.custom_jvp` whose rule runs `fwd` and binds one primitive, `pushforward`, on the residuals and
+the tangents. Transposing that primitive calls `bwd`; evaluating it transposes `bwd`. Reverse mode transposes and never
+evaluates it, so that a `bwd` which is not linear (gradient clipping) keeps working there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.errors import UnexpectedTracerError
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.interpreters import partial_eval as pe
+from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
+
+try:
+    from jax.extend.core import unmapped_aval
+except ImportError:  # before jax 0.9
+    from jax.core import unmapped_aval
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class custom_vjp(Generic[P, R]):
+    """Attach a reverse-mode rule to a function, and have forward mode too.
+
+    A drop-in replacement for `jax.custom_vjp`, as a decorator or called on a function. `fwd(*args)` returns
+    `(output, residuals)`; `bwd(residuals, cotangent)` returns one cotangent for each argument, `None` for zero. In
+    reverse mode (`grad`, `vjp`, `jacrev`) these two run and only the residuals are kept. In forward mode (`jvp`,
+    `linearize`, `jacfwd`, and Hessians in any composition) the tangent is the transpose of `bwd`, which must then be
+    linear in the cotangent; if it is not, forward mode raises a `TypeError` and reverse mode works as before.
+
+    Args:
+      fun: the function of arrays or pytrees of arrays.
+      nondiff_argnums: positions of arguments that are not arrays (functions, strings, static options). `fwd` gets them
+        in place, `bwd` before the residuals.
+      nondiff_argnames: the same by name.
+
+    Reference: Radul et al., "You Only Linearize Once" (2023): a linear map and its transpose are all that both modes
+    need.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @custom_vjp
+    ... def half_square(x):
+    ...     return 0.5 * x * x
+    >>> half_square.defvjp(lambda x: (half_square(x), x), lambda x, g: (g * x,))
+    >>> print(jax.grad(half_square)(3.0), jax.jvp(half_square, (3.0,), (2.0,))[1])
+    3.0 6.0
+    """
+
+    def __init__(
+        self, fun: Callable[P, R], nondiff_argnums: Sequence[int] = (), nondiff_argnames: Sequence[str] = ()
+    ) -> None:
+        functools.update_wrapper(self, fun)
+        self.fun = fun
+        self.nondiff_argnums = _static_positions(fun, nondiff_argnums, nondiff_argnames)
+        self.fwd: Callable[..., Any] | None = None
+        self.bwd: Callable[..., Any] | None = None
+        self.symbolic_zeros = False
+
+    def defvjp(
+        self,
+        fwd: Callable[..., Any],
+        bwd: Callable[..., Any],
+        symbolic_zeros: bool = False,
+        optimize_remat: bool = False,
+    ) -> None:
+        """Set the rule.
+
+        Args:
+          fwd: `(*args) -> (output, residuals)`.
+          bwd: `(*nondiff_args, residuals, cotangent) -> tuple of cotangents`, one for each differentiable argument.
+          symbolic_zeros: as in `jax.custom_vjp`: `fwd` gets `CustomVJPPrimal(value, perturbed)` leaves and `bwd` may
+            get `SymbolicZero` cotangents.
+          optimize_remat: accepted for compatibility; the rule is inlined when it is differentiated, so that unused
+            residuals of `fwd` are dropped by dead-code elimination without it.
+        """
+        if symbolic_zeros and optimize_remat:
+            raise NotImplementedError("optimize_remat of a custom_vjp function does not support symbolic_zeros")
+        self.fwd, self.bwd, self.symbolic_zeros = fwd, bwd, symbolic_zeros
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        name = _name(self.fun)
+        if self.fwd is None or self.bwd is None:
+            raise AttributeError(f"No VJP defined for custom_vjp function {name} using defvjp.")
+        positional = _positional(self.fun, args, kwargs)
+        static = {i: positional[i] for i in self.nondiff_argnums}
+        _refuse_tracers(static)
+        dynamic = tuple(x for i, x in enumerate(positional) if i not in static)
+        leaves, in_tree = tree_flatten(dynamic)
+        call = _Call(self, static, in_tree)
+
+
+        def flat(*leaves: Any) -> list[Any]:
+            return call.primal(leaves)
+
+        flat.__name__ = name  # what jaxprs and errors show
+        every_mode = jax.custom_jvp(flat)
+        every_mode.defjvp(call.jvp, symbolic_zeros=True)
+        out = every_mode(*leaves)
+        return tree_unflatten(call.out_tree, out)
+
+
+class _Call:
+    """One call of a `custom_vjp` function: its static arguments and the tree structures, met while tracing."""
+
+    def __init__(self, owner: custom_vjp, static: dict[int, Any], in_tree: Any) -> None:
+        self.owner, self.static, self.in_tree = owner, static, in_tree
+        self.out_tree: Any = None
+        self.out_avals: list[Any] | None = None
+
+    def arguments(self, leaves: Sequence[Any]) -> list[Any]:
+        args = list(tree_unflatten(self.in_tree, leaves))
+        for i in sorted(self.static):
+            args.insert(i, self.static[i])
+        return args
+
+    def primal(self, leaves: Sequence[Any]) -> list[Any]:
+        out, self.out_tree = tree_flatten(self.owner.fun(*self.arguments(leaves)))
+        self.out_avals = [jax.typeof(x) for x in out]
+        return out
+
+    def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        perturbed = [not _is_zero_tangent(t) for t in tangents]
+        out, residuals = self.forward(primals, perturbed)
+        leaves, res_tree = tree_flatten(residuals)
+        tangent_avals = [jax.typeof(x).to_tangent_aval() for x in out]
+        inexact = [a.dtype != jax.dtypes.float0 for a in tangent_avals]
+        rule = _Rule(
+            _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), res_tree, tuple(tangent_avals)),
+            len(leaves),
+            tuple(jax.typeof(x).to_tangent_aval() for x, p in zip(primals, perturbed, strict=True) if p),
+            tuple(a for a, keep in zip(tangent_avals, inexact, strict=True) if keep),
+        )
+        pushed: Any = iter(())
+        if rule.out_avals and rule.in_avals:
+            moving = [t for t, p in zip(tangents, perturbed, strict=True) if p]
+            pushed = iter(pushforward_p.bind(*leaves, *moving, rule=rule))
+        return out, [
+            next(pushed, None) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)
+        ]
+
+    def forward(self, primals: Sequence[Any], perturbed: Sequence[bool]) -> tuple[list[Any], Any]:
+        assert self.owner.fwd is not None
+        leaves: Sequence[Any] = primals
+        if self.owner.symbolic_zeros:
+            leaves = [CustomVJPPrimal(x, p) for x, p in zip(primals, perturbed, strict=True)]
+        pair = self.owner.fwd(*self.arguments(leaves))
+        fwd, name = _name(self.owner.fwd), _name(self.owner.fun)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"Custom VJP fwd rule {fwd} for function {name} {_PAIR.format(name=name)}, but instead of a pair "
+                f"the fwd rule {fwd} produced {pair}."
+            )
+        out, out_tree = tree_flatten(pair[0])
+        avals = [jax.typeof(x) for x in out]
+        if self.out_avals is None:
+            self.out_tree, self.out_avals = out_tree, avals
+            return out, pair[1]
+        got = str(tree_unflatten(out_tree, [a.str_short() for a in avals])).replace("'", "")
+        want = str(tree_unflatten(self.out_tree, [a.str_short() for a in self.out_avals])).replace("'", "")
+        for what, same in (
+            ("container/pytree structure", out_tree == self.out_tree),
+            ("shapes/dtypes of", all(map(_same_type, avals, self.out_avals))),
+        ):
+            if not same:
+                raise TypeError(
+                    f"Custom VJP fwd rule {fwd} for function {name} {_PAIR.format(name=name)}, but instead the fwd "
+                    f"rule output's first element had {what}:\n    {got}\nwhile the custom_vjp-decorated function "
+                    f"{name} had output {what}:\n    {want}."
+                )
+        return out, pair[1]
+
+
+_PAIR = (
+    "must produce a pair (list or tuple of length two) where the first element represents the primal output (equal to "
+    "the output of the custom_vjp-decorated function {name}) and the second element represents residuals (i.e. values "
+    "stored from the forward pass for use on the backward pass)"
+)
+
+
+class _Pullback:
+    """`bwd` on flat lists: residual leaves and inexact cotangents in, cotangents of the perturbed inputs out."""
+
+    def __init__(
+        self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], res_tree: Any, out: tuple[Any, ...]
+    ) -> None:
+        self.call, self.in_avals, self.perturbed, self.res_tree, self.out_avals = call, in_avals, perturbed, res_tree, out
+
+    def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        owner, call = self.call.owner, self.call
+        given = iter(cotangents)
+        cts: list[Any] = []
+        for aval in self.out_avals:
+            ct = ad.Zero(aval) if aval.dtype == jax.dtypes.float0 else next(given)
+            if isinstance(ct, ad.Zero):
+                ct = SymbolicZero(aval) if owner.symbolic_zeros else ad.instantiate_zeros(ct)
+            cts.append(ct)
+        static = [call.static[i] for i in sorted(call.static)]
+        assert owner.bwd is not None
+        result = owner.bwd(*static, tree_unflatten(self.res_tree, residuals), tree_unflatten(call.out_tree, cts))
+        flat = self.flatten(result)
+        return [ct for ct, p in zip(flat, self.perturbed, strict=True) if p]
+
+    def flatten(self, result: Any) -> list[Any]:
+        """One leaf for each input leaf, `None` for zero, after checking structure and types."""
+        in_tree = self.call.in_tree
+        if isinstance(result, list) and len(result) == len(in_tree.children()):
+            result = tuple(result)
+        flat: list[Any] = []
+        try:
+            if not isinstance(result, tuple):
+                raise ValueError
+            _flatten_up_to(tree_unflatten(in_tree, range(in_tree.num_leaves)), result, flat)
+        except ValueError:
+            raise TypeError(
+                "Custom VJP bwd rule must produce an output with the same container (pytree) structure as the args "
+                "tuple of the primal function, and in particular must produce a tuple of length equal to the number of "
+                f"arguments to the primal function, but got bwd output structure {tree_structure(result)} for primal "
+                f"input structure {in_tree}."
+            ) from None
+        paths = [p for p, _ in tree_flatten_with_path(tree_unflatten(in_tree, range(in_tree.num_leaves)))[0]]
+        return [_checked(ct, aval, path) for ct, aval, path in zip(flat, self.in_avals, paths, strict=True)]
+
+
+def _flatten_up_to(prefix: Any, tree: Any, flat: list[Any]) -> None:
+    """Flatten `tree` along `prefix`; a `None` in it stands for a whole subtree of zeros."""
+
+    def visit(x: Any, sub: Any) -> None:
+        leaves = len(tree_leaves(sub))
+        if x is None and sub is not None:
+            flat.extend([None] * leaves)
+        elif x is not None:
+            flat.extend([x] * leaves)
+
+    jax.tree.map(visit, tree, prefix, is_leaf=lambda x: x is None)
+
+
+def _checked(ct: Any, primal: Any, path: Any) -> Any:
+    aval = primal.to_tangent_aval()
+    if ct is None or aval.dtype == jax.dtypes.float0:
+        return None
+    got = ct.aval if isinstance(ct, SymbolicZero) else jax.typeof(ct)
+    both_inexact = jnp.issubdtype(aval.dtype, jnp.inexact) and jnp.issubdtype(got.dtype, jnp.inexact)
+    if got.shape == aval.shape and (got.dtype == aval.dtype or (both_inexact and not isinstance(ct, SymbolicZero))):
+        return None if isinstance(ct, SymbolicZero) else _over_same_devices(ct, aval)
+    if isinstance(ct, SymbolicZero):
+        raise ValueError(
+            "Custom VJP bwd rule produced a SymbolicZero with a shape/dtype that does not match the corresponding "
+            f"input tangent shape/dtype: at output{keystr(path)} the SymbolicZero had shape/dtype {got.str_short()} "
+            f"while the corresponding input had shape/dtype {primal.str_short()}. Consider just returning a None here "
+            "instead of a SymbolicZero object."
+        )
+    raise ValueError(
+        "Custom VJP bwd rule must produce an output with the same type as the args tuple of the primal function, but "
+        f"at output{keystr(path)} the bwd rule produced an output of type {got.str_short()} corresponding to an input "
+        f"of type {primal.str_short()}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The primitive: evaluated it pushes tangents forward, transposed it is `bwd`.
+
+
+class _Rule(NamedTuple):
+    """What `pushforward` needs. Compared by identity (see __hash__), since `bwd` is a Python callable."""
+
+    pullback: Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # (residuals, cotangents) -> cotangents or None
+    num_residuals: int
+    in_avals: tuple[Any, ...]  # of the tangents that move
+    out_avals: tuple[Any, ...]  # of the tangents that come out
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __repr__(self) -> str:
+        return "bwd"
+
+
+def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
+    residuals, tangents = args[: rule.num_residuals], args[rule.num_residuals :]
+
+    def pull(cotangents: list[Any]) -> list[Any]:
+        cts = rule.pullback(residuals, cotangents)
+        return [_instantiate(ct, aval) for ct, aval in zip(cts, rule.in_avals, strict=True)]
+
+    zeros = [ad.instantiate_zeros(ad.Zero(a)) for a in rule.out_avals]
+    _require_linear(pull, zeros)
+    return jax.vjp(pull, zeros)[1](list(tangents))[0]
+
+
+def _impl(*args: Any, rule: _Rule) -> list[Any]:
+    with jax.ensure_compile_time_eval():  # concrete values reach here while an outer trace may still be the current one
+        return _pushforward(*args, rule=rule)
+
+
+def _instantiate(ct: Any, aval: Any) -> Any:
+    return ad.instantiate_zeros(ad.Zero(aval)) if ct is None else jnp.asarray(ct, aval.dtype)
+
+
+def _require_linear(pull: Callable[[list[Any]], list[Any]], zeros: list[Any]) -> None:
+    """Linear means that the derivative does not depend on the point: a fact of the traced program."""
+    derivative = jax.make_jaxpr(lambda point, step: jax.jvp(pull, (point,), (step,))[1])(zeros, zeros)
+    _, used = pe.dce_jaxpr(derivative.jaxpr, [True] * len(derivative.jaxpr.outvars))
+    if any(used[: len(zeros)]):
+        raise TypeError(
+            "can't apply forward-mode autodiff (jvp) to a custom_vjp function whose bwd rule is not linear in the "
+            "cotangent (clipping or normalising a gradient, for example): forward mode is the transpose of bwd, which "
+            "exists for a linear one only. Reverse mode (grad, vjp, jacrev) works."
+        )
+
+
+def _transpose(cts: Sequence[Any], *args: Any, rule: _Rule) -> list[Any]:
+    residuals, tangents = args[: rule.num_residuals], args[rule.num_residuals :]
+    pulled = rule.pullback(residuals, cts)
+    return [None] * len(residuals) + [
+        (ad.Zero(aval) if ct is None else ct) if ad.is_undefined_primal(t) else None
+        for ct, aval, t in zip(pulled, rule.in_avals, tangents, strict=True)
+    ]
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, rule: _Rule) -> tuple[list[Any], list[Any]]:
+    n = rule.num_residuals
+    out = pushforward_p.bind(*primals, rule=rule)
+    total: list[Any] = [ad.Zero(a) for a in rule.out_avals]
+
+    moving = [not isinstance(t, ad.Zero) for t in tangents]
+    if any(moving[n:]):  # linear in the tangents: the same map, on those that vary
+        linear = _restricted(rule, moving[n:])
+        steps = [t for t, m in zip(tangents[n:], moving[n:], strict=True) if m]
+        total = pushforward_p.bind(*primals[:n], *steps, rule=linear)
+    if any(moving[:n]):  # the map itself varies with the residuals: differentiate what it does
+
+        def push(varying: list[Any]) -> list[Any]:
+            values = iter(varying)
+            residuals = [next(values) if m else r for r, m in zip(primals[:n], moving[:n], strict=True)]
+            return _pushforward(*residuals, *primals[n:], rule=rule)
+
+        point = [r for r, m in zip(primals[:n], moving[:n], strict=True) if m]
+        step = [t for t, m in zip(tangents[:n], moving[:n], strict=True) if m]
+        total = [ad.add_tangents(a, b) for a, b in zip(total, jax.jvp(push, (point,), (step,))[1], strict=True)]
+    return out, total
+
+
+def _restricted(rule: _Rule, keep: Sequence[bool]) -> _Rule:
+    if all(keep):
+        return rule
+
+    def pullback(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        return [ct for ct, k in zip(rule.pullback(residuals, cotangents), keep, strict=True) if k]
+
+    return rule._replace(
+        pullback=pullback, in_avals=tuple(a for a, k in zip(rule.in_avals, keep, strict=True) if k)
+    )
+
+
+def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _Rule) -> tuple[list[Any], Sequence[Any]]:
+    if all(d is None for d in dims):
+        return pushforward_p.bind(*args, rule=rule), [None] * len(rule.out_avals)
+    n, size, mesh_axis = rule.num_residuals, axis_data.size, getattr(axis_data, "explicit_mesh_axis", None)
+    tangents = [batching.bdim_at_front(t, d, size, mesh_axis) for t, d in zip(args[n:], dims[n:], strict=True)]
+    mapped = functools.partial(
+        jax.vmap,
+        axis_size=size,
+        axis_name=axis_data.name if isinstance(axis_data.name, str) else None,
+        spmd_axis_name=axis_data.spmd_name,
+    )
+
+    def pullback(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        zero = [isinstance(ct, ad.Zero) for ct in cotangents]
+
+        def one(res: list[Any], nonzero: list[Any]) -> list[Any]:
+            values = iter(nonzero)
+            cts = [ad.Zero(a) if z else next(values) for z, a in zip(zero, rule.out_avals, strict=True)]
+            return rule.pullback(res, cts)
+
+        nonzero = [ct for ct, z in zip(cotangents, zero, strict=True) if not z]
+        return mapped(one, in_axes=(list(dims[:n]), 0))(list(residuals), nonzero)
+
+    batched = _Rule(
+        pullback,
+        n,
+        tuple(jax.typeof(t).to_tangent_aval() for t in tangents),
+        tuple(unmapped_aval(size, 0, a, mesh_axis) for a in rule.out_avals),
+    )
+    return pushforward_p.bind(*args[:n], *tangents, rule=batched), [0] * len(rule.out_avals)
+
+
+pushforward_p = Primitive("pushforward")
+pushforward_p.multiple_results = True
+pushforward_p.def_impl(_impl)
+pushforward_p.def_abstract_eval(lambda *_, rule: list(rule.out_avals))
+mlir.register_lowering(pushforward_p, mlir.lower_fun(_pushforward, multiple_results=True))
+ad.primitive_jvps[pushforward_p] = _jvp
+ad.primitive_transposes[pushforward_p] = _transpose
+batching.fancy_primitive_batchers[pushforward_p] = _batch
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Small helpers.
+
+
+def _name(fun: Any) -> str:
+    return getattr(fun, "__name__", None) or type(fun).__name__
+
+
+def _is_zero_tangent(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero) or jax.typeof(tangent).dtype == jax.dtypes.float0
+
+
+def _over_same_devices(ct: Any, aval: Any) -> Any:
+    """In `shard_map`: the cotangent of a replicated input is the sum over the devices that used it.
+
+    `jax.custom_vjp` raises there and asks for the psum; it is the only right answer, so it is given.
+    """
+    got, want = _varying(jax.typeof(ct)), _varying(aval)
+    if got - want:
+        ct = jax.lax.psum(ct, tuple(sorted(got - want)))
+    if want - got:
+        ct = vary(ct, tuple(sorted(want - got)))
+    return ct
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    return getattr(aval, "vma", frozenset())
+
+
+def vary(x: Any, axes: tuple[str, ...]) -> Any:
+    """Mark a value as differing between devices along mesh axes, which `shard_map` keeps track of."""
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return jax.lax.pvary(x, axes)  # before jax 0.9
+
+
+def _same_type(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _static_positions(fun: Callable[..., Any], argnums: Sequence[int], argnames: Sequence[str]) -> tuple[int, ...]:
+    argnames = (argnames,) if isinstance(argnames, str) else argnames
+    positions = {argnums} if isinstance(argnums, int) else set(argnums)
+    if argnames:
+        names = list(inspect.signature(fun).parameters)
+        unknown = [n for n in argnames if n not in names]
+        if unknown:
+            raise ValueError(f"nondiff_argnames {unknown} are not arguments of {_name(fun)}, which has {names}")
+        positions.update(names.index(n) for n in argnames)
+    return tuple(sorted(positions))
+
+
+def _positional(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments by position, defaults filled in, so that `fwd` and `bwd` see one layout."""
+    try:
+        signature = inspect.signature(fun)
+    except (TypeError, ValueError):  # a builtin: nothing to resolve against
+        if not kwargs:
+            return args
+        raise
+    try:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        if bound.kwargs:
+            raise TypeError(f"keyword-only arguments {sorted(bound.kwargs)} have no position")
+    except TypeError as e:
+        raise TypeError(
+            f"The input arguments to the custom_vjp-decorated function {_name(fun)} could not be resolved to "
+            f"positional-only arguments. Binding failed with the error:\n{e}"
+        ) from e
+    return bound.args
+
+
+def _refuse_tracers(static: dict[int, Any]) -> None:
+    for leaf in tree_leaves(list(static.values())):
+        if isinstance(leaf, jax.core.Tracer):
+            raise UnexpectedTracerError(
+                "Found a JAX Tracer object passed as an argument to a custom_vjp function in a position indicated by "
+                "nondiff_argnums as non-differentiable. Tracers cannot be passed as non-differentiable arguments to "
+                "custom_vjp functions; instead, nondiff_argnums should only be used for arguments that can't be or "
+                "contain JAX tracers, e.g. function-valued arguments. In particular, array-valued arguments should "
+                "typically not be indicated as nondiff_argnums."
+            )

@@ -1,0 +1,108 @@
+"""Static checks of arguments: one wording for all losses.
+
+Each takes the name of the loss and of the argument, and returns the argument as an array. They run while tracing, so
+they cost nothing at run time. Conversions to float32 are not made here but inside the rules, where they are free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def array(fn: str, arg: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as e:
+        raise TypeError(f"{fn}: {arg} must be an array or a nested list of numbers, got {type(value).__name__}") from e
+
+
+def floating(fn: str, arg: str, value: Any) -> Array:
+    """A real floating array: what a prediction must be."""
+    x = array(fn, arg, value)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{fn}: {arg} must have a floating-point dtype, got {x.dtype}; convert it with .astype")
+    return x
+
+
+def number(fn: str, arg: str, value: Any) -> Array:
+    """A real array; integers and booleans become float32, which targets and weights may be."""
+    x = array(fn, arg, value)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{fn}: {arg} must be real, got {x.dtype}")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
+
+def labels(fn: str, arg: str, value: Any) -> Array:
+    x = array(fn, arg, value)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        hint = "; for one-hot or soft targets use softmax_cross_entropy" if jnp.issubdtype(x.dtype, jnp.floating) else ""
+        raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
+    return x
+
+
+def mask(fn: str, arg: str, value: Any) -> Array:
+    x = array(fn, arg, value)
+    if x.dtype != jnp.bool_:
+        raise TypeError(f"{fn}: {arg} must be boolean (True keeps an element), got {x.dtype}; use `{arg} != 0`")
+    return x
+
+
+def broadcast(fn: str, arg: str, x: Array, shape: tuple[int, ...], of: str) -> Array:
+    """`x` in `shape`. Only `x` may grow: (N,) predictions with (N, 1) targets are an error, not an (N, N) matrix."""
+    if x.shape == shape:
+        return x
+    if not broadcastable(x.shape, shape):
+        raise ValueError(f"{fn}: {arg} of shape {x.shape} does not broadcast to the shape {shape} of the {of}")
+    return jnp.broadcast_to(x, shape)
+
+
+def broadcastable(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in pairs)
+
+
+def same_shape(fn: str, arg: str, x: Array, shape: tuple[int, ...], of: str) -> Array:
+    if x.shape != shape:
+        raise ValueError(f"{fn}: {arg} must have the shape {shape} of the {of}, got {x.shape}")
+    return x
+
+
+def choice(fn: str, arg: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{fn}: {arg} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """`axis` (an int or a tuple of ints) as non-negative, distinct positions."""
+    given = axis if isinstance(axis, tuple) else (axis,)
+    if not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in given):
+        raise TypeError(f"{fn}: axis must be an int or a tuple of ints, got {axis!r}")
+    if not given or any(not -ndim <= a < ndim for a in given):
+        raise ValueError(f"{fn}: axis {axis} is out of range for an array of {ndim} dimensions")
+    positions = tuple(int(a) % ndim for a in given)
+    if len(set(positions)) != len(positions):
+        raise ValueError(f"{fn}: axis {axis} names a dimension twice")
+    return positions
+
+
+def static_number(value: Any) -> bool:
+    """A Python number, known while tracing; anything else may be a traced array and is not looked at."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def in_range(fn: str, arg: str, value: Any, low: float, high: float, *, open_low: bool = False) -> Any:
+    """Check a Python number; a traced one is the caller's responsibility."""
+    if isinstance(value, bool | str):
+        raise TypeError(f"{fn}: {arg} must be a number, got {value!r}")
+    if static_number(value):
+        inside = (low < value if open_low else low <= value) and value <= high
+        if not inside:
+            bounds = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+            raise ValueError(f"{fn}: {arg} must be in {bounds}, got {value}")
+    return value

@@ -1,0 +1,87 @@
+"""The one meaning of `where`, `weights` and `reduction`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxloss._core import checks
+from jaxloss._core.stable import upcast
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def reduce(
+    values: Any,
+    *,
+    where: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    denominator: Any = None,
+    axis_name: Any = None,
+    fn: str = "reduce",
+) -> Array:
+    """See `jaxloss.reduce`; `fn` is the name that errors carry."""
+    checks.choice(fn, "reduction", reduction, REDUCTIONS)
+    values = upcast(checks.floating(fn, "values", values))
+    if where is not None:
+        where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), values.shape, "losses")
+        values = jnp.where(where, values, 0)
+    if weights is not None:
+        weights = checks.number(fn, "weights", weights).astype(values.dtype)
+        weights = checks.broadcast(fn, "weights", weights, values.shape, "losses")
+        if where is not None:
+            weights = jnp.where(where, weights, 0)
+        values = values * weights
+    if denominator is not None and reduction != "mean":
+        raise ValueError(f'{fn}: denominator divides a mean; with reduction="{reduction}" it has no meaning')
+    if reduction == "none":
+        if axis_name is not None:
+            raise ValueError(f'{fn}: axis_name adds up over devices; with reduction="none" nothing is added')
+        return values
+    total = _over_devices(fn, jnp.sum(values), axis_name)
+    if reduction == "sum":
+        return total
+    if denominator is None:
+        count = _over_devices(fn, _count(values, where, weights), axis_name)
+    else:
+        count = checks.number(fn, "denominator", denominator).astype(values.dtype)
+        checks.same_shape(fn, "denominator", count, (), "total, a scalar")
+    return _ratio(total, count)
+
+
+def _count(values: Array, where: Array | None, weights: Array | None) -> Array:
+    if weights is not None:
+        return jnp.sum(weights)
+    if where is not None:  # counted as integers: exact beyond 2**24
+        return jnp.sum(where, dtype=jnp.int32).astype(values.dtype)
+    return jnp.asarray(math.prod(values.shape), values.dtype)
+
+
+def _ratio(total: Array, count: Array) -> Array:
+    """total / count, and 0 with zero gradient when nothing is kept."""
+    empty = count == 0
+    return jnp.where(empty, 0, total / jnp.where(empty, 1, count))
+
+
+def _over_devices(fn: str, x: Array, axis_name: Any) -> Array:
+    if axis_name is None:
+        return x
+    require_tracked_axis(fn, axis_name)
+    return jax.lax.psum(x, axis_name)
+
+
+def require_tracked_axis(fn: str, axis_name: Any) -> None:
+    """Refuse `shard_map(check_vma=False)`, where the transpose of psum is psum: gradients come out multiplied."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    manual = getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ())
+    for name in names:
+        if name in manual and name not in getattr(jax.typeof(jax.lax.axis_index(name)), "vma", (name,)):
+            raise ValueError(
+                f"{fn}: axis_name={name!r} inside shard_map(check_vma=False) would multiply gradients by the number of "
+                "devices; use shard_map with check_vma=True (the default)"
+            )
