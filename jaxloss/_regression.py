@@ -22,7 +22,7 @@ from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.reduction import reduce
-from jaxloss._core.stable import upcast
+from jaxloss._core.precision import promote
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -114,7 +114,7 @@ def _scaled_square(factor: float, x: Array, y: Array) -> Array:
 
 
 def _difference(x: Array, y: Array) -> Array:
-    x, y = upcast(x, y)
+    x, y = promote(x, y)
     return x - y
 
 

@@ -34,14 +34,14 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(fn)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if len(args) > len(names):
-                return fn(*args, **kwargs)  # Python's own error
             given = dict(zip(names, args, strict=False))
-            if not given.keys().isdisjoint(kwargs):
-                return fn(*args, **kwargs)
+            if len(args) > len(names) or not given.keys().isdisjoint(kwargs):
+                return fn(*args, **kwargs)  # Python's own error
             given.update(kwargs)
             static, traced = [], {}
             for name, value in given.items():
+                if isinstance(value, str) and name in data:
+                    return fn(*args, **kwargs)  # the loss says which argument is not an array
                 if isinstance(value, _STATIC) and name not in data:
                     static.append((name, value))
                 else:

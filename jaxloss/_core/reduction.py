@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core import checks
-from jaxloss._core.stable import upcast
+from jaxloss._core.precision import upcast
 
 REDUCTIONS = ("none", "mean", "sum")
 
