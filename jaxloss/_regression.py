@@ -14,27 +14,29 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.reduction import reduce
-from jaxloss._core.precision import promote
+from jaxloss._core.precision import cotangent, promote, upcast
+from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
 @loss()
 def squared_error(
     predictions: Float[ArrayLike, "*shape"],
-    targets: Num[ArrayLike, "..."] | None = None,
+    targets: Num[ArrayLike, ...] | None = None,
     *,
-    where: Bool[ArrayLike, "..."] | None = None,
-    weights: Num[ArrayLike, "..."] | None = None,
+    where: Bool[ArrayLike, ...] | None = None,
+    weights: Num[ArrayLike, ...] | None = None,
     reduction: Reduction = "none",
-) -> Float[Array, "..."]:
+) -> Float[Array, ...]:
     r"""Squared error: $(\hat y - y)^2$ for each element; twice `l2_loss`.
 
     Args:
@@ -62,16 +64,16 @@ def squared_error(
 @loss()
 def l2_loss(
     predictions: Float[ArrayLike, "*shape"],
-    targets: Num[ArrayLike, "..."] | None = None,
+    targets: Num[ArrayLike, ...] | None = None,
     *,
-    where: Bool[ArrayLike, "..."] | None = None,
-    weights: Num[ArrayLike, "..."] | None = None,
+    where: Bool[ArrayLike, ...] | None = None,
+    weights: Num[ArrayLike, ...] | None = None,
     reduction: Reduction = "none",
-) -> Float[Array, "..."]:
+) -> Float[Array, ...]:
     r"""Half squared error: $\frac12(\hat y - y)^2$ for each element, with derivative $\hat y - y$.
 
-    With `reduction="sum"` it is $\frac12\sum_i (y_i - \hat y_i)^2$; with `weights` of one entry per component, broadcast
-    over the batch, $\frac12\sum_d w_d L_d$.
+    With `reduction="sum"` it is $\frac12\sum_i (y_i - \hat y_i)^2$; with `weights` of one entry per component,
+    broadcast over the batch, $\frac12\sum_d w_d L_d$.
 
     Args:
       predictions: $\hat y$, any shape.
@@ -103,8 +105,7 @@ def _quadratic(
     targets = checks.broadcast(fn, "targets", targets, predictions.shape, "predictions")
     if where is not None:
         where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), predictions.shape, "predictions")
-        predictions, targets = jnp.where(where, predictions, 0), jnp.where(where, targets, 0)
-    losses = _scaled_square(factor, predictions, targets)
+    losses = _scaled_square(factor, fill(where, predictions), fill(where, targets))
     return reduce(losses, where=where, weights=weights, reduction=reduction, fn=fn)
 
 
@@ -122,12 +123,78 @@ def _scaled_square_fwd(factor: float, x: Array, y: Array) -> tuple[Array, tuple[
     return _scaled_square(factor, x, y), (x, y)
 
 
-def _scaled_square_bwd(factor: float, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _scaled_square_bwd(factor: float, residuals: tuple[Array, Array], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff saves the difference in float32, twice the size of bfloat16 predictions; the two inputs are
     # already in memory. The half factor makes the derivative the difference itself.
     x, y = residuals
     slope = g * (2 * factor) * _difference(x, y)
-    return slope.astype(x.dtype), -slope.astype(y.dtype)
+    return cotangent(slope, x), cotangent(-slope, y)
 
 
 _scaled_square.defvjp(_scaled_square_fwd, _scaled_square_bwd)
+
+
+@loss()
+def weighted_sum(losses: Any, weights: Any) -> Float[Array, ""]:
+    r"""Weighted sum of unlike losses or tasks: $\sum_k w_k L_k$ over the leaves of two matching pytrees.
+
+    Args:
+      losses: pytree of losses, scalars or arrays; an array counts with all its elements.
+      weights: pytree of the same structure; each leaf broadcasts to the loss beside it.
+
+    Returns:
+      A scalar; at least float32.
+
+    Raises:
+      TypeError: a loss is not floating-point.
+      ValueError: the structures differ, or a weight does not broadcast to its loss.
+
+    Reference: Caruana, "Multitask Learning" (1997), section 2.
+
+    >>> print(weighted_sum({"box": jnp.float32(2.0), "class": jnp.float32(3.0)}, {"box": 0.5, "class": 2.0}))
+    7.0
+    """
+    return _tree_total("weighted_sum", "weights", lambda loss, w: w * loss, losses, weights)
+
+
+@loss()
+def uncertainty_weighted_sum(losses: Any, log_variances: Any) -> Float[Array, ""]:
+    r"""Sum of tasks weighted by learned uncertainties: $\sum_k e^{-s_k} L_k + \frac12 s_k$ with $s_k = \log\sigma_k^2$.
+
+    For `l2_loss` this is the Gaussian negative log-likelihood with variance $e^{s_k}$, up to a constant; for a
+    cross-entropy, its usual approximation with logits divided by $\sigma_k^2$. Train the log-variances with the model,
+    from zeros: at the optimum $e^{s_k} = 2 L_k$, so that unlike units weigh alike.
+
+    Args:
+      losses: pytree of losses, scalars or arrays; each element of an array adds its own $\frac12 s$.
+      log_variances: pytree of the same structure; each leaf broadcasts to the loss beside it.
+
+    Returns:
+      A scalar; at least float32. It may be negative.
+
+    Raises:
+      TypeError: a loss is not floating-point.
+      ValueError: the structures differ, or a log-variance does not broadcast to its loss.
+
+    Reference: Kendall, Gal, Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses" (2018).
+
+    >>> print(uncertainty_weighted_sum([jnp.float32(2.0), jnp.float32(3.0)], [jnp.float32(0.0), jnp.float32(0.0)]))
+    5.0
+    """
+    return _tree_total(
+        "uncertainty_weighted_sum", "log_variances", lambda loss, s: jnp.exp(-s) * loss + 0.5 * s, losses, log_variances
+    )
+
+
+def _tree_total(fn: str, arg: str, combine: Callable[[Array, Array], Array], losses: Any, factors: Any) -> Array:
+    given, want = jax.tree.structure(factors), jax.tree.structure(losses)
+    if given != want:
+        raise ValueError(f"{fn}: {arg} must have the structure of losses, {want}, got {given}")
+    total = jnp.zeros((), jnp.float32)
+    for (path, loss_), factor in zip(jax.tree.leaves_with_path(losses), jax.tree.leaves(factors), strict=True):
+        name = jax.tree_util.keystr(path)
+        value = upcast(checks.floating(fn, f"losses{name}", loss_))
+        factor = checks.number(fn, f"{arg}{name}", factor).astype(value.dtype)
+        factor = checks.broadcast(fn, f"{arg}{name}", factor, value.shape, f"losses{name}")
+        total = sum(promote(total, jnp.sum(combine(value, factor))))
+    return total

@@ -20,8 +20,8 @@ _STATIC = (bool, int, float, str, tuple, type(None), np.number)
 def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a loss: called eagerly it is one program, not one for each operation.
 
-    The first `arrays` parameters, masks and weights are data. Of the others, Python numbers, strings and tuples are known while tracing,
-    so that an option that is off costs nothing; arrays are traced, and differentiated.
+    The first `arrays` parameters, masks and weights are data. Of the others, Python numbers, strings and tuples are
+    known while tracing, so that an option that is off costs nothing; arrays are traced, and differentiated.
     """
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:

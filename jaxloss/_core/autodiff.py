@@ -1,7 +1,7 @@
 """A gradient defined once, valid in every autodiff mode.
 
-`custom_vjp` has the interface of `jax.custom_vjp`. Reverse mode is the same: `fwd` runs, exactly its residuals are kept,
-`bwd` pulls the cotangent back. Forward mode, which `jax.custom_vjp` refuses, is derived: `bwd` is linear in the
+`custom_vjp` has the interface of `jax.custom_vjp`. Reverse mode is the same: `fwd` runs, its residuals are kept, `bwd`
+pulls the cotangent back. Forward mode, which `jax.custom_vjp` refuses, is derived: `bwd` is linear in the
 cotangent, so its transpose pushes a tangent forward.
 
 How: the call is a `jax.custom_jvp` whose rule runs `fwd` and binds one primitive, `pushforward`, on the residuals and
@@ -12,23 +12,20 @@ evaluates it, so that a `bwd` which is not linear (gradient clipping) keeps work
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
-from jax.errors import UnexpectedTracerError
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
-try:
-    from jax.extend.core import unmapped_aval
-except ImportError:  # before jax 0.9
-    from jax.core import unmapped_aval
+from jaxloss._core.arguments import name_of, positional, refuse_tracers, static_positions
+from jaxloss._core.remat import call_forward
+from jaxloss._core.vmap import mapped_like, mesh_axis, unmapped_aval
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,10 +63,11 @@ class custom_vjp(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(self, fun)
         self.fun = fun
-        self.nondiff_argnums = _static_positions(fun, nondiff_argnums, nondiff_argnames)
+        self.nondiff_argnums = static_positions(fun, nondiff_argnums, nondiff_argnames)
         self.fwd: Callable[..., Any] | None = None
         self.bwd: Callable[..., Any] | None = None
         self.symbolic_zeros = False
+        self.optimize_remat = False
 
     def defvjp(
         self,
@@ -85,24 +83,24 @@ class custom_vjp(Generic[P, R]):
           bwd: `(*nondiff_args, residuals, cotangent) -> tuple of cotangents`, one for each differentiable argument.
           symbolic_zeros: as in `jax.custom_vjp`: `fwd` gets `CustomVJPPrimal(value, perturbed)` leaves and `bwd` may
             get `SymbolicZero` cotangents.
-          optimize_remat: accepted for compatibility; the rule is inlined when it is differentiated, so that unused
-            residuals of `fwd` are dropped by dead-code elimination without it.
+          optimize_remat: under `jax.checkpoint`, run the plain function instead of `fwd` where no residual is used.
+            Useful when `fwd` is opaque, as a kernel is.
         """
         if symbolic_zeros and optimize_remat:
             raise NotImplementedError("optimize_remat of a custom_vjp function does not support symbolic_zeros")
         self.fwd, self.bwd, self.symbolic_zeros = fwd, bwd, symbolic_zeros
+        self.optimize_remat = optimize_remat
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        name = _name(self.fun)
+        name = name_of(self.fun)
         if self.fwd is None or self.bwd is None:
             raise AttributeError(f"No VJP defined for custom_vjp function {name} using defvjp.")
-        positional = _positional(self.fun, args, kwargs)
-        static = {i: positional[i] for i in self.nondiff_argnums}
-        _refuse_tracers(static)
-        dynamic = tuple(x for i, x in enumerate(positional) if i not in static)
+        placed = positional(self.fun, args, kwargs)
+        static = {i: placed[i] for i in self.nondiff_argnums}
+        refuse_tracers(static)
+        dynamic = tuple(x for i, x in enumerate(placed) if i not in static)
         leaves, in_tree = tree_flatten(dynamic)
         call = _Call(self, static, in_tree)
-
 
         def flat(*leaves: Any) -> list[Any]:
             return call.primal(leaves)
@@ -153,13 +151,20 @@ class _Call:
             next(pushed, None) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)
         ]
 
+    def run_forward(self, leaves: Sequence[Any]) -> Any:
+        owner = self.owner
+        assert owner.fwd is not None
+        if not owner.optimize_remat:
+            return owner.fwd(*self.arguments(leaves))
+        fwd, fun = owner.fwd, owner.fun
+        return call_forward(lambda *xs: fwd(*self.arguments(xs)), lambda *xs: fun(*self.arguments(xs)), leaves)
+
     def forward(self, primals: Sequence[Any], perturbed: Sequence[bool]) -> tuple[list[Any], Any]:
-        assert self.owner.fwd is not None
         leaves: Sequence[Any] = primals
         if self.owner.symbolic_zeros:
             leaves = [CustomVJPPrimal(x, p) for x, p in zip(primals, perturbed, strict=True)]
-        pair = self.owner.fwd(*self.arguments(leaves))
-        fwd, name = _name(self.owner.fwd), _name(self.owner.fun)
+        pair = self.run_forward(leaves)
+        fwd, name = name_of(self.owner.fwd), name_of(self.owner.fun)
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(
                 f"Custom VJP fwd rule {fwd} for function {name} {_PAIR.format(name=name)}, but instead of a pair "
@@ -198,7 +203,8 @@ class _Pullback:
     def __init__(
         self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], res_tree: Any, out: tuple[Any, ...]
     ) -> None:
-        self.call, self.in_avals, self.perturbed, self.res_tree, self.out_avals = call, in_avals, perturbed, res_tree, out
+        self.call, self.in_avals, self.perturbed = call, in_avals, perturbed
+        self.res_tree, self.out_avals = res_tree, out
 
     def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         owner, call = self.call.owner, self.call
@@ -239,12 +245,13 @@ class _Pullback:
 def _flatten_up_to(prefix: Any, tree: Any, flat: list[Any]) -> None:
     """Flatten `tree` along `prefix`; a `None` in it stands for a whole subtree of zeros."""
 
-    def visit(x: Any, sub: Any) -> None:
+    def visit(x: Any, sub: Any) -> Any:
         leaves = len(tree_leaves(sub))
         if x is None and sub is not None:
             flat.extend([None] * leaves)
         elif x is not None:
             flat.extend([x] * leaves)
+        return x  # rebuilding a user's container out of None may fail
 
     jax.tree.map(visit, tree, prefix, is_leaf=lambda x: x is None)
 
@@ -254,9 +261,13 @@ def _checked(ct: Any, primal: Any, path: Any) -> Any:
     if ct is None or aval.dtype == jax.dtypes.float0:
         return None
     got = ct.aval if isinstance(ct, SymbolicZero) else jax.typeof(ct)
+    if getattr(jax.config, "jax_disable_bwd_checks", False) and not isinstance(ct, SymbolicZero):
+        return ct
     both_inexact = jnp.issubdtype(aval.dtype, jnp.inexact) and jnp.issubdtype(got.dtype, jnp.inexact)
     if got.shape == aval.shape and (got.dtype == aval.dtype or (both_inexact and not isinstance(ct, SymbolicZero))):
-        return None if isinstance(ct, SymbolicZero) else _over_same_devices(ct, aval)
+        if isinstance(ct, SymbolicZero):
+            return None
+        return _over_same_devices(ct if got.dtype == aval.dtype else jnp.asarray(ct, aval.dtype), aval)
     if isinstance(ct, SymbolicZero):
         raise ValueError(
             "Custom VJP bwd rule produced a SymbolicZero with a shape/dtype that does not match the corresponding "
@@ -365,22 +376,14 @@ def _restricted(rule: _Rule, keep: Sequence[bool]) -> _Rule:
     def pullback(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return [ct for ct, k in zip(rule.pullback(residuals, cotangents), keep, strict=True) if k]
 
-    return rule._replace(
-        pullback=pullback, in_avals=tuple(a for a, k in zip(rule.in_avals, keep, strict=True) if k)
-    )
+    return rule._replace(pullback=pullback, in_avals=tuple(a for a, k in zip(rule.in_avals, keep, strict=True) if k))
 
 
 def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _Rule) -> tuple[list[Any], Sequence[Any]]:
     if all(d is None for d in dims):
         return pushforward_p.bind(*args, rule=rule), [None] * len(rule.out_avals)
-    n, size, mesh_axis = rule.num_residuals, axis_data.size, getattr(axis_data, "explicit_mesh_axis", None)
-    tangents = [batching.bdim_at_front(t, d, size, mesh_axis) for t, d in zip(args[n:], dims[n:], strict=True)]
-    mapped = functools.partial(
-        jax.vmap,
-        axis_size=size,
-        axis_name=axis_data.name if isinstance(axis_data.name, str) else None,
-        spmd_axis_name=axis_data.spmd_name,
-    )
+    n, front = rule.num_residuals, functools.partial(batching.bdim_at_front, mesh_axis=mesh_axis(axis_data))
+    tangents = [front(t, d, axis_data.size) for t, d in zip(args[n:], dims[n:], strict=True)]
 
     def pullback(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         zero = [isinstance(ct, ad.Zero) for ct in cotangents]
@@ -391,13 +394,13 @@ def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _R
             return rule.pullback(res, cts)
 
         nonzero = [ct for ct, z in zip(cotangents, zero, strict=True) if not z]
-        return mapped(one, in_axes=(list(dims[:n]), 0))(list(residuals), nonzero)
+        return mapped_like(axis_data)(one, in_axes=(list(dims[:n]), 0))(list(residuals), nonzero)
 
     batched = _Rule(
         pullback,
         n,
         tuple(jax.typeof(t).to_tangent_aval() for t in tangents),
-        tuple(unmapped_aval(size, 0, a, mesh_axis) for a in rule.out_avals),
+        tuple(unmapped_aval(axis_data, a) for a in rule.out_avals),
     )
     return pushforward_p.bind(*args[:n], *tangents, rule=batched), [0] * len(rule.out_avals)
 
@@ -414,10 +417,6 @@ batching.fancy_primitive_batchers[pushforward_p] = _batch
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Small helpers.
-
-
-def _name(fun: Any) -> str:
-    return getattr(fun, "__name__", None) or type(fun).__name__
 
 
 def _is_zero_tangent(tangent: Any) -> bool:
@@ -450,48 +449,3 @@ def vary(x: Any, axes: tuple[str, ...]) -> Any:
 
 def _same_type(a: Any, b: Any) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
-
-
-def _static_positions(fun: Callable[..., Any], argnums: Sequence[int], argnames: Sequence[str]) -> tuple[int, ...]:
-    argnames = (argnames,) if isinstance(argnames, str) else argnames
-    positions = {argnums} if isinstance(argnums, int) else set(argnums)
-    if argnames:
-        names = list(inspect.signature(fun).parameters)
-        unknown = [n for n in argnames if n not in names]
-        if unknown:
-            raise ValueError(f"nondiff_argnames {unknown} are not arguments of {_name(fun)}, which has {names}")
-        positions.update(names.index(n) for n in argnames)
-    return tuple(sorted(positions))
-
-
-def _positional(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """All arguments by position, defaults filled in, so that `fwd` and `bwd` see one layout."""
-    try:
-        signature = inspect.signature(fun)
-    except (TypeError, ValueError):  # a builtin: nothing to resolve against
-        if not kwargs:
-            return args
-        raise
-    try:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        if bound.kwargs:
-            raise TypeError(f"keyword-only arguments {sorted(bound.kwargs)} have no position")
-    except TypeError as e:
-        raise TypeError(
-            f"The input arguments to the custom_vjp-decorated function {_name(fun)} could not be resolved to "
-            f"positional-only arguments. Binding failed with the error:\n{e}"
-        ) from e
-    return bound.args
-
-
-def _refuse_tracers(static: dict[int, Any]) -> None:
-    for leaf in tree_leaves(list(static.values())):
-        if isinstance(leaf, jax.core.Tracer):
-            raise UnexpectedTracerError(
-                "Found a JAX Tracer object passed as an argument to a custom_vjp function in a position indicated by "
-                "nondiff_argnums as non-differentiable. Tracers cannot be passed as non-differentiable arguments to "
-                "custom_vjp functions; instead, nondiff_argnums should only be used for arguments that can't be or "
-                "contain JAX tracers, e.g. function-valued arguments. In particular, array-valued arguments should "
-                "typically not be indicated as nondiff_argnums."
-            )

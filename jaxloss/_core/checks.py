@@ -30,17 +30,18 @@ def floating(fn: str, arg: str, value: Any) -> Array:
 
 
 def number(fn: str, arg: str, value: Any) -> Array:
-    """A real array; integers and booleans become float32, which targets and weights may be."""
+    """A real array, integers and booleans included: what a target or a weight may be."""
     x = array(fn, arg, value)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(f"{fn}: {arg} must be real, got {x.dtype}")
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+    return x
 
 
 def labels(fn: str, arg: str, value: Any) -> Array:
     x = array(fn, arg, value)
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        hint = "; for one-hot or soft targets use softmax_cross_entropy" if jnp.issubdtype(x.dtype, jnp.floating) else ""
+        soft = jnp.issubdtype(x.dtype, jnp.floating)
+        hint = "; for one-hot or soft targets use softmax_cross_entropy" if soft else ""
         raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
     return x
 

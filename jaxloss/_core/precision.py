@@ -20,3 +20,8 @@ def promote(*arrays: Array) -> tuple[Array, ...]:
     """All in one dtype."""
     dtype = compute_dtype(*arrays)
     return tuple(x.astype(dtype) for x in arrays)
+
+
+def cotangent(ct: Array, primal: Array) -> Array | None:
+    """In the dtype of its argument; none for integers and booleans."""
+    return ct.astype(primal.dtype) if jnp.issubdtype(primal.dtype, jnp.floating) else None

@@ -54,6 +54,11 @@ def reduce(
     return _ratio(total, count)
 
 
+def fill(where: Array | None, x: Array, value: float = 0.0) -> Array:
+    """`x` with something harmless where it is dropped, before the maths, so that NaN there reaches nothing."""
+    return x if where is None else jnp.where(where, x, jnp.asarray(value, x.dtype))
+
+
 def _count(values: Array, where: Array | None, weights: Array | None) -> Array:
     if weights is not None:
         return jnp.sum(weights)
