@@ -25,14 +25,14 @@ from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 @loss()
 def sigmoid_binary_cross_entropy(
     logits: Float[ArrayLike, "*shape"],
-    labels: Num[ArrayLike, ...],
+    labels: Num[ArrayLike, "..."],
     *,
-    where: Bool[ArrayLike, ...] | None = None,
-    weights: Num[ArrayLike, ...] | None = None,
-    pos_weight: Num[ArrayLike, ...] | None = None,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    pos_weight: Num[ArrayLike, "..."] | None = None,
     label_smoothing: float | Array = 0.0,
     reduction: Reduction = "none",
-) -> Float[Array, ...]:
+) -> Float[Array, "..."]:
     r"""Binary cross-entropy from logits, for each element: $-p\,y\log\sigma(x) - (1-y)\log\sigma(-x)$.
 
     $\sigma$ is the logistic function, $p$ the `pos_weight` (1 unless given) and $y$ the smoothed label

@@ -31,12 +31,12 @@ from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 @loss()
 def squared_error(
     predictions: Float[ArrayLike, "*shape"],
-    targets: Num[ArrayLike, ...] | None = None,
+    targets: Num[ArrayLike, "..."] | None = None,
     *,
-    where: Bool[ArrayLike, ...] | None = None,
-    weights: Num[ArrayLike, ...] | None = None,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
     reduction: Reduction = "none",
-) -> Float[Array, ...]:
+) -> Float[Array, "..."]:
     r"""Squared error: $(\hat y - y)^2$ for each element; twice `l2_loss`.
 
     Args:
@@ -64,12 +64,12 @@ def squared_error(
 @loss()
 def l2_loss(
     predictions: Float[ArrayLike, "*shape"],
-    targets: Num[ArrayLike, ...] | None = None,
+    targets: Num[ArrayLike, "..."] | None = None,
     *,
-    where: Bool[ArrayLike, ...] | None = None,
-    weights: Num[ArrayLike, ...] | None = None,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
     reduction: Reduction = "none",
-) -> Float[Array, ...]:
+) -> Float[Array, "..."]:
     r"""Half squared error: $\frac12(\hat y - y)^2$ for each element, with derivative $\hat y - y$.
 
     With `reduction="sum"` it is $\frac12\sum_i (y_i - \hat y_i)^2$; with `weights` of one entry per component,

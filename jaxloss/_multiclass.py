@@ -1,0 +1,428 @@
+"""The softmax cross-entropy core and what is built on it.
+
+>>> import jax, jax.numpy as jnp
+>>> logits, labels = jnp.array([[4.0, 0.0, 0.0], [0.0, 0.0, -jnp.inf]]), jnp.array([0, 1])
+>>> print(softmax_cross_entropy_with_integer_labels(logits, labels))
+[0.03597609 0.6931472 ]
+>>> print(softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, -100]), ignore_index=-100, reduction="mean"))
+0.03597609
+>>> loss = lambda x: softmax_cross_entropy(x, jax.nn.one_hot(labels, 3), label_smoothing=0.1, reduction="mean")
+>>> print(loss(jnp.zeros((2, 3))), softmax_cross_entropy(logits, jax.nn.one_hot(labels, 3)))
+1.0986123 [0.03597609 0.6931472 ]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jax.experimental import checkify
+
+from jaxloss._core import checks
+from jaxloss._core.api import loss
+from jaxloss._core.precision import upcast
+from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.softmax import Scores, Wanted, lookup, pick, row_statistics, scores, spread_sum
+from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
+
+
+@loss()
+def softmax_cross_entropy_with_integer_labels(
+    logits: Float[ArrayLike, "*batch classes"],
+    labels: Integer[ArrayLike, "*batch"],
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    label_smoothing: float | Array = 0.0,
+    ignore_index: int | None = None,
+    z_loss: float | Array = 0.0,
+    logit_softcap: float | Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Cross-entropy of integer labels: $c_y\,(\mathrm{lse}(x) - x_y)$ with $\mathrm{lse}(x) = \log\sum_k e^{x_k}$.
+
+    The value never forms $\mathrm{lse} - x_y$, and the gradient of the label is $\mathrm{expm1}(-\mathrm{loss})$: a
+    confident row keeps all its digits. With options, for each row:
+    $(1-\alpha)\,c_y(\mathrm{lse} - x_y) + \frac{\alpha}{K}\sum_k c_k(\mathrm{lse} - x_k) + z\,\mathrm{lse}^2$.
+
+    Args:
+      logits: raw scores. `-inf` rules a class out; a row of only `-inf` gives NaN.
+      labels: class indices, the shape of the logits without `axis`, in [0, classes); outside of it loss and gradient of
+        the example are NaN, and `checkify` with `user_checks` reports it.
+      axis: the class axis; several form one class axis in their order, which the labels index flattened.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN; a row that keeps no class is dropped; a label whose class is dropped costs `inf`.
+      weights: multiply the losses of the rows.
+      class_weights: $c$, one for each class. As in every mean here, only `weights` divide.
+      label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept, the label's own included.
+      ignore_index: rows with this label are dropped.
+      z_loss: $z$, the weight of the squared log-normaliser.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row (the shape of the labels), or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point, labels not integer or `where` not boolean.
+      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+
+    Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3; Szegedy et al. (2016) for
+    smoothing, Chowdhery et al. (2022), section 5, for the z-loss.
+
+    >>> print(softmax_cross_entropy_with_integer_labels(jnp.zeros((2, 4)), jnp.array([0, 3])))
+    [1.3862944 1.3862944]
+    """
+    fn = "softmax_cross_entropy_with_integer_labels"
+    rows = _Rows(fn, "logits", logits, axis, where)
+    options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
+    return rows.cross_entropy(rows.labels(labels, ignore_index), *options, weights=weights, reduction=reduction)
+
+
+@loss()
+def softmax_cross_entropy(
+    logits: Float[ArrayLike, "*batch classes"],
+    labels: Num[ArrayLike, "..."],
+    axis: Axis | None = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    logit_softcap: float | Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Cross-entropy of label distributions: $\sum_k t_k c_k\,(\mathrm{lse}(x) - x_k)$.
+
+    Here $\mathrm{lse}(x) = \log\sum_k e^{x_k}$. The weights $t$ need not sum to 1, and the gradient
+    $(\sum_j t_j c_j)\,\mathrm{softmax}(x)_k - t_k c_k$ knows it. A class of weight 0 adds 0, even at a logit of `-inf`.
+    With options, for each row:
+    $\sum_k ((1-\alpha)\,t_k + \frac{\alpha}{K})\,c_k(\mathrm{lse} - x_k) + z\,\mathrm{lse}^2$.
+
+    Args:
+      logits: raw scores. `-inf` rules a class out; a row of only `-inf` gives NaN.
+      labels: weights $t$ of the classes, any real dtype; broadcast to the shape of the logits.
+      axis: the class axis; several, or `None` for all, form one class axis.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN; a row that keeps no class is dropped; a positive weight on a dropped class costs `inf`.
+      weights: multiply the losses of the rows.
+      class_weights: $c$, one for each class. As in every mean here, only `weights` divide.
+      label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept.
+      z_loss: $z$, the weight of the squared log-normaliser.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row, or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point or `where` not boolean.
+      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+
+    Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3; Szegedy et al. (2016) for
+    smoothing, Chowdhery et al. (2022), section 5, for the z-loss.
+
+    >>> print(softmax_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.25, 0.75]])))
+    [0.6931472]
+    """
+    fn = "softmax_cross_entropy"
+    rows = _Rows(fn, "logits", logits, axis, where)
+    options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
+    return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
+
+
+@loss()
+def safe_softmax_cross_entropy(
+    logits: Float[ArrayLike, "*batch classes"],
+    labels: Num[ArrayLike, "..."],
+    axis: Axis | None = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Cross-entropy of label distributions with $0\cdot\infty = 0$: the name that optax gives to its safe variant.
+
+    `softmax_cross_entropy` is safe already, and has more options; this is the same function.
+
+    Args:
+      logits: raw scores. `-inf` rules a class out.
+      labels: weights of the classes, any real dtype; broadcast to the shape of the logits.
+      axis: the class axis; several, or `None` for all, form one class axis.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep.
+      weights: multiply the losses of the rows.
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row, or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point or `where` not boolean.
+      ValueError: a shape does not fit the logits, or there are no classes.
+
+    Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3.
+
+    >>> print(safe_softmax_cross_entropy(jnp.array([[0.0, 0.0, -jnp.inf]]), jnp.array([[0.5, 0.5, 0.0]])))
+    [0.6931472]
+    """
+    rows = _Rows("safe_softmax_cross_entropy", "logits", logits, axis, where)
+    return rows.cross_entropy(rows.distribution(labels), weights=weights, reduction=reduction)
+
+
+@loss()
+def nll_loss(
+    log_probs: Float[ArrayLike, "*batch classes"],
+    labels: Integer[ArrayLike, "*batch"],
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    label_smoothing: float | Array = 0.0,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Negative log-likelihood of integer labels under given log-probabilities: $-c_y\,\ell_y$.
+
+    With smoothing, for each row: $-(1-\alpha)\,c_y\,\ell_y - \frac{\alpha}{K}\sum_k c_k\,\ell_k$. From logits,
+    `softmax_cross_entropy_with_integer_labels` is faster and keeps more digits.
+
+    Args:
+      log_probs: $\ell$, log-probabilities; they are not normalised here.
+      labels: class indices, the shape of `log_probs` without `axis`, in [0, classes); outside of it loss and gradient
+        of the example are NaN, and `checkify` with `user_checks` reports it.
+      axis: the class axis; several form one class axis in their order, which the labels index flattened.
+      where: classes (as many dimensions as `log_probs`) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN; a label whose class is dropped costs `inf`.
+      weights: multiply the losses of the rows.
+      class_weights: $c$, one for each class. As in every mean here, only `weights` divide.
+      label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row (the shape of the labels), or a scalar; at least float32.
+
+    Raises:
+      TypeError: `log_probs` are not floating-point, labels not integer or `where` not boolean.
+      ValueError: a shape does not fit `log_probs`, there are no classes, or an option is out of its range.
+
+    Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 5.5.
+
+    >>> print(nll_loss(jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1])))
+    [1.3862944]
+    """
+    rows = _Rows("nll_loss", "log_probs", log_probs, axis, where)
+    y = rows.labels(labels, ignore_index)
+    alpha = checks.in_range("nll_loss", "label_smoothing", label_smoothing, 0, 1)
+    c = rows.class_weights(class_weights)
+    z = scores(rows.scores(), rows.axis)
+    cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
+    spread = None if _is_zero(alpha) else spread_sum(-z, c, rows.mask, rows.axis)
+    return rows.total(rows.smooth(cross, spread, alpha), weights, reduction)
+
+
+@loss(arrays=1)
+def z_loss(
+    logits: Float[ArrayLike, "*batch classes"],
+    axis: Axis | None = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    logit_softcap: float | Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Squared log-normaliser: $\bigl(\log\sum_k e^{x_k}\bigr)^2$, which keeps logits from drifting.
+
+    The cross-entropies add it by `z_loss=`, at no further pass over the logits.
+
+    Args:
+      logits: raw scores. `-inf` rules a class out; a row of only `-inf` gives `inf`.
+      axis: the class axis; several, or `None` for all, form one class axis.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN.
+      weights: multiply the losses of the rows.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row, or a scalar; at least float32. Multiply it by a small weight, such as 1e-4.
+
+    Raises:
+      TypeError: logits are not floating-point or `where` not boolean.
+      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+
+    Reference: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways" (2022), section 5.
+
+    >>> print(z_loss(jnp.zeros((1, 4))))
+    [1.9218121]
+    """
+    rows = _Rows("z_loss", "logits", logits, axis, where)
+    wanted = Wanted(rows.axis, lse=True)
+    _, _, lse = row_statistics(wanted, rows.scores(logit_softcap, temperature), None, None)
+    assert lse is not None
+    return rows.total(jnp.square(lse), weights, reduction)
+
+
+@loss()
+def smooth_labels(
+    labels: Num[ArrayLike, "*shape"],
+    alpha: float | Array,
+    *,
+    axis: Axis | None = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+) -> Float[Array, "*shape"]:
+    r"""Label distributions mixed with the uniform one: $(1-\alpha)\,t_k + \alpha/K$.
+
+    The cross-entropies do this by `label_smoothing=` without an array of labels.
+
+    Args:
+      labels: one-hot or other weights of the classes, any real dtype.
+      alpha: $\alpha$ in [0, 1].
+      axis: the class axis; several, or `None` for all, count together.
+      where: classes that are kept, broadcast to the shape of the labels; $K$ counts these, and the others get 0.
+
+    Returns:
+      The shape of the labels; at least float32.
+
+    Raises:
+      TypeError: labels are not real or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the labels, or `alpha` is out of its range.
+
+    Reference: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016), section 7.
+
+    >>> print(smooth_labels(jnp.array([0.0, 1.0]), 0.25))
+    [0.125 0.875]
+    """
+    fn = "smooth_labels"
+    t = upcast(checks.number(fn, "labels", labels))
+    axes = checks.axes(fn, tuple(range(t.ndim)) if axis is None else axis, t.ndim)
+    alpha = jnp.asarray(checks.in_range(fn, "alpha", alpha, 0, 1)).astype(t.dtype)
+    if where is None:
+        return (1 - alpha) * t + alpha / math.prod(t.shape[a] for a in axes)
+    kept = checks.broadcast(fn, "where", checks.mask(fn, "where", where), t.shape, "labels")
+    count = jnp.maximum(jnp.sum(kept, axes, keepdims=True, dtype=jnp.int32), 1).astype(t.dtype)
+    return jnp.where(kept, (1 - alpha) * fill(kept, t) + alpha / count, 0)
+
+
+class _Rows:
+    """Checked logits with one class axis, the masks of classes and of rows, and what all losses on rows share."""
+
+    def __init__(self, fn: str, arg: str, logits: Any, axis: Any, where: Any) -> None:
+        self.fn, self.arg = fn, arg
+        x = checks.floating(fn, arg, logits)
+        self.axes = checks.axes(fn, tuple(range(x.ndim)) if axis is None else axis, x.ndim)
+        self.class_shape = tuple(x.shape[a] for a in self.axes)
+        self.shape, self.classes = x.shape, math.prod(self.class_shape)
+        if self.classes == 0:
+            raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
+        self.batch = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
+        self.logits = self.one_axis(x)
+        self.axis = self.axes[0] if len(self.axes) == 1 else len(self.batch)
+        self.mask: Array | None = None
+        self.keep: Array | None = None
+        if where is not None:
+            self._set_masks(checks.mask(fn, "where", where))
+
+    def one_axis(self, x: Array) -> Array:
+        """Several class axes as one, at the end; a single one stays where it is."""
+        if len(self.axes) == 1:
+            return x
+        ends = tuple(range(-len(self.axes), 0))
+        return jnp.moveaxis(x, self.axes, ends).reshape(*self.batch, self.classes)
+
+    def _set_masks(self, where: Array) -> None:
+        if where.ndim < len(self.shape):
+            self.keep = checks.broadcast(self.fn, "where", where, self.batch, f"rows of the {self.arg}")
+            return
+        self.mask = self.one_axis(checks.broadcast(self.fn, "where", where, self.shape, self.arg))
+        self.keep = jnp.any(self.mask, self.axis)
+
+    def labels(self, labels: Any, ignore_index: int | None) -> Array:
+        y = checks.labels(self.fn, "labels", labels)
+        y = checks.broadcast(self.fn, "labels", y, self.batch, f"{self.arg} without the class axis")
+        if ignore_index is not None:
+            kept = y != jnp.asarray(ignore_index, y.dtype)
+            self.keep = kept if self.keep is None else self.keep & kept
+        y = fill(self.keep, y, 0)
+        checkify.debug_check(
+            jnp.all((y >= 0) & (y < self.classes)), f"{self.fn}: labels must be in [0, {self.classes})"
+        )
+        return y
+
+    def distribution(self, labels: Any) -> Array:
+        t = checks.number(self.fn, "labels", labels)
+        t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
+        t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
+        return t if self.keep is None else jnp.where(jnp.expand_dims(self.keep, self.axis), t, 0)
+
+    def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
+        def option(name: str, value: Any, off: Any) -> Array | None:
+            checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)
+            return None if checks.static_number(value) and value == off else jnp.asarray(value, jnp.float32)
+
+        cap = None if logit_softcap is None else option("logit_softcap", logit_softcap, math.inf)
+        return Scores(self.logits, self.mask, self.keep, option("temperature", temperature, 1.0), cap)
+
+    def class_weights(self, weights: Any) -> Array | None:
+        if weights is None:
+            return None
+        c = checks.number(self.fn, "class_weights", weights)
+        return checks.same_shape(self.fn, "class_weights", c, self.class_shape, "class axis").reshape(self.classes)
+
+    def cross_entropy(
+        self,
+        target: Array,
+        class_weights: Any = None,
+        label_smoothing: Any = 0.0,
+        z_loss: Any = 0.0,
+        logit_softcap: Any = None,
+        temperature: Any = 1.0,
+        *,
+        weights: Any,
+        reduction: str,
+    ) -> Array:
+        alpha = checks.in_range(self.fn, "label_smoothing", label_smoothing, 0, 1)
+        z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
+        c = self.class_weights(class_weights)
+        wanted = Wanted(self.axis, spread=not _is_zero(alpha), lse=not _is_zero(z))
+        cross, spread, lse = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
+        assert cross is not None
+        losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
+        if lse is not None:
+            losses = losses + jnp.asarray(z).astype(losses.dtype) * jnp.square(lse)
+        return self.total(losses, weights, reduction)
+
+    def of_label(self, class_weights: Array | None, losses: Array, target: Array) -> Array:
+        """Times the class weight of the label; a distribution has met its class weights in the sum."""
+        if class_weights is None or not jnp.issubdtype(target.dtype, jnp.integer):
+            return losses
+        return losses * lookup(class_weights.astype(losses.dtype), target)
+
+    def smooth(self, losses: Array, spread: Array | None, alpha: Any) -> Array:
+        if spread is None:
+            return losses
+        alpha = jnp.asarray(alpha).astype(losses.dtype)
+        return (1 - alpha) * losses + alpha * spread / self.kept_classes(losses.dtype)
+
+    def kept_classes(self, dtype: Any) -> Array:
+        if self.mask is None:
+            return jnp.asarray(self.classes, dtype)
+        return jnp.maximum(jnp.sum(self.mask, self.axis, dtype=jnp.int32), 1).astype(dtype)
+
+    def total(self, losses: Array, weights: Any, reduction: str) -> Array:
+        return reduce(losses, where=self.keep, weights=weights, reduction=reduction, fn=self.fn)
+
+
+def _is_zero(option: Any) -> bool:
+    return checks.static_number(option) and option == 0
