@@ -2,6 +2,7 @@
 
 from jaxloss._binary import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from jaxloss._core.autodiff import custom_vjp as custom_vjp
+from jaxloss._reduction import reduce as reduce
 from jaxloss._regression import l2_loss as l2_loss
 from jaxloss._regression import squared_error as squared_error
 from jaxloss._regression import uncertainty_weighted_sum as uncertainty_weighted_sum

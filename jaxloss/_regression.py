@@ -196,5 +196,6 @@ def _tree_total(fn: str, arg: str, combine: Callable[[Array, Array], Array], los
         value = upcast(checks.floating(fn, f"losses{name}", loss_))
         factor = checks.number(fn, f"{arg}{name}", factor).astype(value.dtype)
         factor = checks.broadcast(fn, f"{arg}{name}", factor, value.shape, f"losses{name}")
-        total = sum(promote(total, jnp.sum(combine(value, factor))))
+        total, task = promote(total, jnp.sum(combine(value, factor)))
+        total = total + task
     return total

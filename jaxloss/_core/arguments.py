@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
+from jax.core import Tracer
 from jax.errors import UnexpectedTracerError
 from jax.tree_util import tree_leaves
 
@@ -17,7 +17,7 @@ def name_of(fun: Any) -> str:
 
 def static_positions(fun: Callable[..., Any], argnums: Sequence[int], argnames: Sequence[str]) -> tuple[int, ...]:
     argnames = (argnames,) if isinstance(argnames, str) else argnames
-    positions = {argnums} if isinstance(argnums, int) else set(argnums)
+    positions: set[int] = {argnums} if isinstance(argnums, int) else set(argnums)
     if any(i < 0 for i in positions):
         raise ValueError(f"nondiff_argnums must count from the front, got {sorted(positions)} for {name_of(fun)}")
     if argnames:
@@ -55,7 +55,7 @@ def positional(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def refuse_tracers(static: dict[int, Any]) -> None:
     for leaf in tree_leaves(list(static.values())):
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             raise UnexpectedTracerError(
                 "Found a JAX Tracer object passed as an argument to a custom_vjp function in a position indicated by "
                 "nondiff_argnums as non-differentiable. Tracers cannot be passed as non-differentiable arguments to "

@@ -11,19 +11,21 @@ evaluates it, so that a `bwd` which is not linear (gradient clipping) keeps work
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.interpreters import partial_eval as pe
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
 from jaxloss._core.arguments import name_of, positional, refuse_tracers, static_positions
+from jaxloss._core.devices import over_same_devices
+from jaxloss._core.linearity import is_linear
 from jaxloss._core.remat import call_forward
 from jaxloss._core.vmap import mapped_like, mesh_axis, unmapped_aval
 
@@ -138,6 +140,7 @@ class _Call:
         tangent_avals = [jax.typeof(x).to_tangent_aval() for x in out]
         inexact = [a.dtype != jax.dtypes.float0 for a in tangent_avals]
         rule = _Rule(
+            name_of(self.owner.fun),
             _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), res_tree, tuple(tangent_avals)),
             len(leaves),
             tuple(jax.typeof(x).to_tangent_aval() for x, p in zip(primals, perturbed, strict=True) if p),
@@ -226,11 +229,11 @@ class _Pullback:
         in_tree = self.call.in_tree
         if isinstance(result, list) and len(result) == len(in_tree.children()):
             result = tuple(result)
-        flat: list[Any] = []
+        args = tree_unflatten(in_tree, range(in_tree.num_leaves))
         try:
             if not isinstance(result, tuple):
                 raise ValueError
-            _flatten_up_to(tree_unflatten(in_tree, range(in_tree.num_leaves)), result, flat)
+            flat = _broadcast(result, args)
         except ValueError:
             raise TypeError(
                 "Custom VJP bwd rule must produce an output with the same container (pytree) structure as the args "
@@ -238,36 +241,29 @@ class _Pullback:
                 f"arguments to the primal function, but got bwd output structure {tree_structure(result)} for primal "
                 f"input structure {in_tree}."
             ) from None
-        paths = [p for p, _ in tree_flatten_with_path(tree_unflatten(in_tree, range(in_tree.num_leaves)))[0]]
+        paths = [path for path, _ in tree_flatten_with_path(args)[0]]
         return [_checked(ct, aval, path) for ct, aval, path in zip(flat, self.in_avals, paths, strict=True)]
 
 
-def _flatten_up_to(prefix: Any, tree: Any, flat: list[Any]) -> None:
-    """Flatten `tree` along `prefix`; a `None` in it stands for a whole subtree of zeros."""
-
-    def visit(x: Any, sub: Any) -> Any:
-        leaves = len(tree_leaves(sub))
-        if x is None and sub is not None:
-            flat.extend([None] * leaves)
-        elif x is not None:
-            flat.extend([x] * leaves)
-        return x  # rebuilding a user's container out of None may fail
-
-    jax.tree.map(visit, tree, prefix, is_leaf=lambda x: x is None)
+def _broadcast(prefix: Any, tree: Any) -> list[Any]:
+    """One value for each leaf of `tree`; a leaf of `prefix`, or `None` in it, stands for a whole subtree."""
+    values, shape = tree_flatten(prefix, is_leaf=lambda x: x is None)
+    subtrees = shape.flatten_up_to(tree)
+    return [x for x, sub in zip(values, subtrees, strict=True) for _ in tree_leaves(sub)]
 
 
 def _checked(ct: Any, primal: Any, path: Any) -> Any:
     aval = primal.to_tangent_aval()
     if ct is None or aval.dtype == jax.dtypes.float0:
         return None
-    got = ct.aval if isinstance(ct, SymbolicZero) else jax.typeof(ct)
-    if getattr(jax.config, "jax_disable_bwd_checks", False) and not isinstance(ct, SymbolicZero):
-        return ct
-    both_inexact = jnp.issubdtype(aval.dtype, jnp.inexact) and jnp.issubdtype(got.dtype, jnp.inexact)
-    if got.shape == aval.shape and (got.dtype == aval.dtype or (both_inexact and not isinstance(ct, SymbolicZero))):
-        if isinstance(ct, SymbolicZero):
+    got: Any = ct.aval if isinstance(ct, SymbolicZero) else jax.typeof(ct)
+    if isinstance(ct, SymbolicZero):
+        if _same_type(got, aval):
             return None
-        return _over_same_devices(ct if got.dtype == aval.dtype else jnp.asarray(ct, aval.dtype), aval)
+    elif getattr(jax.config, "jax_disable_bwd_checks", False):
+        return ct
+    elif got.shape == aval.shape and _castable(got.dtype, aval.dtype):
+        return over_same_devices(ct if got.dtype == aval.dtype else jnp.asarray(ct, aval.dtype), aval)
     if isinstance(ct, SymbolicZero):
         raise ValueError(
             "Custom VJP bwd rule produced a SymbolicZero with a shape/dtype that does not match the corresponding "
@@ -286,34 +282,36 @@ def _checked(ct: Any, primal: Any, path: Any) -> Any:
 # The primitive: evaluated it pushes tangents forward, transposed it is `bwd`.
 
 
-class _Rule(NamedTuple):
-    """What `pushforward` needs. Compared by identity (see __hash__), since `bwd` is a Python callable."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)  # compared by identity: `pullback` is a Python callable
+class _Rule:
+    """What `pushforward` needs beside its operands, which are the residuals and the tangents."""
 
+    name: str  # of the custom_vjp function
     pullback: Callable[[Sequence[Any], Sequence[Any]], list[Any]]  # (residuals, cotangents) -> cotangents or None
     num_residuals: int
     in_avals: tuple[Any, ...]  # of the tangents that move
     out_avals: tuple[Any, ...]  # of the tangents that come out
 
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __repr__(self) -> str:
-        return "bwd"
+    def __repr__(self) -> str:  # in a jaxpr
+        return self.name
 
 
 def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
     residuals, tangents = args[: rule.num_residuals], args[rule.num_residuals :]
 
-    def pull(cotangents: list[Any]) -> list[Any]:
+    def pull(*cotangents: Any) -> list[Any]:
         cts = rule.pullback(residuals, cotangents)
         return [_instantiate(ct, aval) for ct, aval in zip(cts, rule.in_avals, strict=True)]
 
     zeros = [ad.instantiate_zeros(ad.Zero(a)) for a in rule.out_avals]
-    _require_linear(pull, zeros)
-    return jax.vjp(pull, zeros)[1](list(tangents))[0]
+    if not is_linear(pull, zeros, residuals):
+        raise TypeError(
+            f"can't apply forward-mode autodiff (jvp) to the custom_vjp function {rule.name}: its bwd rule is not "
+            "linear in the cotangent (it clips, rounds or normalises it, for example, or adds a term that does not "
+            "depend on it). Forward mode is the transpose of bwd, which exists for a linear one only. Reverse mode "
+            "(grad, vjp, jacrev) works."
+        )
+    return list(jax.vjp(pull, *zeros)[1](list(tangents)))
 
 
 def _impl(*args: Any, rule: _Rule) -> list[Any]:
@@ -323,18 +321,6 @@ def _impl(*args: Any, rule: _Rule) -> list[Any]:
 
 def _instantiate(ct: Any, aval: Any) -> Any:
     return ad.instantiate_zeros(ad.Zero(aval)) if ct is None else jnp.asarray(ct, aval.dtype)
-
-
-def _require_linear(pull: Callable[[list[Any]], list[Any]], zeros: list[Any]) -> None:
-    """Linear means that the derivative does not depend on the point: a fact of the traced program."""
-    derivative = jax.make_jaxpr(lambda point, step: jax.jvp(pull, (point,), (step,))[1])(zeros, zeros)
-    _, used = pe.dce_jaxpr(derivative.jaxpr, [True] * len(derivative.jaxpr.outvars))
-    if any(used[: len(zeros)]):
-        raise TypeError(
-            "can't apply forward-mode autodiff (jvp) to a custom_vjp function whose bwd rule is not linear in the "
-            "cotangent (clipping or normalising a gradient, for example): forward mode is the transpose of bwd, which "
-            "exists for a linear one only. Reverse mode (grad, vjp, jacrev) works."
-        )
 
 
 def _transpose(cts: Sequence[Any], *args: Any, rule: _Rule) -> list[Any]:
@@ -348,25 +334,23 @@ def _transpose(cts: Sequence[Any], *args: Any, rule: _Rule) -> list[Any]:
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, rule: _Rule) -> tuple[list[Any], list[Any]]:
     n = rule.num_residuals
-    out = pushforward_p.bind(*primals, rule=rule)
-    total: list[Any] = [ad.Zero(a) for a in rule.out_avals]
-
     moving = [not isinstance(t, ad.Zero) for t in tangents]
+    total: list[Any] = [ad.Zero(a) for a in rule.out_avals]
     if any(moving[n:]):  # linear in the tangents: the same map, on those that vary
-        linear = _restricted(rule, moving[n:])
         steps = [t for t, m in zip(tangents[n:], moving[n:], strict=True) if m]
-        total = pushforward_p.bind(*primals[:n], *steps, rule=linear)
-    if any(moving[:n]):  # the map itself varies with the residuals: differentiate what it does
+        total = pushforward_p.bind(*primals[:n], *steps, rule=_restricted(rule, moving[n:]))
+    if not any(moving[:n]):
+        return pushforward_p.bind(*primals, rule=rule), total
 
-        def push(varying: list[Any]) -> list[Any]:
-            values = iter(varying)
-            residuals = [next(values) if m else r for r, m in zip(primals[:n], moving[:n], strict=True)]
-            return _pushforward(*residuals, *primals[n:], rule=rule)
+    def push(varying: list[Any]) -> list[Any]:  # the map varies with the residuals: differentiate what it does
+        values = iter(varying)
+        residuals = [next(values) if m else r for r, m in zip(primals[:n], moving[:n], strict=True)]
+        return _pushforward(*residuals, *primals[n:], rule=rule)
 
-        point = [r for r, m in zip(primals[:n], moving[:n], strict=True) if m]
-        step = [t for t, m in zip(tangents[:n], moving[:n], strict=True) if m]
-        total = [ad.add_tangents(a, b) for a, b in zip(total, jax.jvp(push, (point,), (step,))[1], strict=True)]
-    return out, total
+    point = [r for r, m in zip(primals[:n], moving[:n], strict=True) if m]
+    step = [t for t, m in zip(tangents[:n], moving[:n], strict=True) if m]
+    out, change = jax.jvp(push, (point,), (step,))
+    return out, [ad.add_tangents(a, b) for a, b in zip(total, change, strict=True)]
 
 
 def _restricted(rule: _Rule, keep: Sequence[bool]) -> _Rule:
@@ -376,7 +360,8 @@ def _restricted(rule: _Rule, keep: Sequence[bool]) -> _Rule:
     def pullback(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return [ct for ct, k in zip(rule.pullback(residuals, cotangents), keep, strict=True) if k]
 
-    return rule._replace(pullback=pullback, in_avals=tuple(a for a, k in zip(rule.in_avals, keep, strict=True) if k))
+    in_avals = tuple(a for a, k in zip(rule.in_avals, keep, strict=True) if k)
+    return dataclasses.replace(rule, pullback=pullback, in_avals=in_avals)
 
 
 def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _Rule) -> tuple[list[Any], Sequence[Any]]:
@@ -396,11 +381,11 @@ def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _R
         nonzero = [ct for ct, z in zip(cotangents, zero, strict=True) if not z]
         return mapped_like(axis_data)(one, in_axes=(list(dims[:n]), 0))(list(residuals), nonzero)
 
-    batched = _Rule(
-        pullback,
-        n,
-        tuple(jax.typeof(t).to_tangent_aval() for t in tangents),
-        tuple(unmapped_aval(axis_data, a) for a in rule.out_avals),
+    batched = dataclasses.replace(
+        rule,
+        pullback=pullback,
+        in_avals=tuple(jax.typeof(t).to_tangent_aval() for t in tangents),
+        out_avals=tuple(unmapped_aval(axis_data, a) for a in rule.out_avals),
     )
     return pushforward_p.bind(*args[:n], *tangents, rule=batched), [0] * len(rule.out_avals)
 
@@ -423,28 +408,12 @@ def _is_zero_tangent(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero) or jax.typeof(tangent).dtype == jax.dtypes.float0
 
 
-def _over_same_devices(ct: Any, aval: Any) -> Any:
-    """In `shard_map`: the cotangent of a replicated input is the sum over the devices that used it.
-
-    `jax.custom_vjp` raises there and asks for the psum; it is the only right answer, so it is given.
-    """
-    got, want = _varying(jax.typeof(ct)), _varying(aval)
-    if got - want:
-        ct = jax.lax.psum(ct, tuple(sorted(got - want)))
-    if want - got:
-        ct = vary(ct, tuple(sorted(want - got)))
-    return ct
-
-
-def _varying(aval: Any) -> frozenset[str]:
-    return getattr(aval, "vma", frozenset())
-
-
-def vary(x: Any, axes: tuple[str, ...]) -> Any:
-    """Mark a value as differing between devices along mesh axes, which `shard_map` keeps track of."""
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)  # before jax 0.9
+def _castable(dtype: Any, to: Any) -> bool:
+    """A gradient has the dtype of its argument. It may come in another one, but never complex for real."""
+    if dtype == to:
+        return True
+    number = jnp.issubdtype(dtype, jnp.number) and jnp.issubdtype(to, jnp.inexact)
+    return number and (jnp.issubdtype(to, jnp.complexfloating) or not jnp.issubdtype(dtype, jnp.complexfloating))
 
 
 def _same_type(a: Any, b: Any) -> bool:

@@ -16,7 +16,7 @@ def upcast(x: Array) -> Array:
     return x.astype(compute_dtype(x))
 
 
-def promote(*arrays: Array) -> tuple[Array, ...]:
+def promote(*arrays: Array) -> tuple[Array, "..."]:
     """All in one dtype."""
     dtype = compute_dtype(*arrays)
     return tuple(x.astype(dtype) for x in arrays)

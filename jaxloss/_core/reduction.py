@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core import checks
+from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.precision import upcast
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -78,15 +79,3 @@ def _over_devices(fn: str, x: Array, axis_name: Any) -> Array:
         return x
     require_tracked_axis(fn, axis_name)
     return jax.lax.psum(x, axis_name)
-
-
-def require_tracked_axis(fn: str, axis_name: Any) -> None:
-    """Refuse `shard_map(check_vma=False)`, where the transpose of psum is psum: gradients come out multiplied."""
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    manual = getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ())
-    for name in names:
-        if name in manual and name not in getattr(jax.typeof(jax.lax.axis_index(name)), "vma", (name,)):
-            raise ValueError(
-                f"{fn}: axis_name={name!r} inside shard_map(check_vma=False) would multiply gradients by the number of "
-                "devices; use shard_map with check_vma=True (the default)"
-            )

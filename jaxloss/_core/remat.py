@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.core import eval_jaxpr
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
@@ -41,7 +42,7 @@ def call_forward(fwd: Callable[..., Any], fun: Callable[..., Any], leaves: Seque
 
 
 def _evaluate(closed: Any, consts: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
-    return jax.core.eval_jaxpr(closed.jaxpr, consts, *leaves)
+    return eval_jaxpr(closed.jaxpr, consts, *leaves)
 
 
 def _dce(used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:

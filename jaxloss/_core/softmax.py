@@ -98,7 +98,7 @@ def _backward(wanted: Wanted, residuals: Any, cotangents: tuple[Array | None, Ar
 
     if g_cross is not None and _is_label(target):
         label, valid = _label(target, z.shape[axis])
-        g_cross = jnp.where(jnp.expand_dims(valid, axis), g_cross, jnp.nan)
+        g_cross = g_cross * jnp.expand_dims(_nan_unless(valid, z.dtype), axis)
         at_label = jnp.expand_dims(jnp.expm1(-cross), axis)
         to_scores = g_cross * jnp.where(stable.is_label(z, label, axis), at_label, p)
     elif g_cross is not None:
@@ -141,8 +141,9 @@ def _pick_bwd(axis: int, classes: int, label: Array, g: Array) -> tuple[Array, N
     # Why a rule: autodiff of a gather is a scatter; comparing with an iota fuses with what comes before and after.
     label, valid = _label(label, classes)
     shape = (*g.shape[:axis], classes, *g.shape[axis:])
-    g = jnp.broadcast_to(jnp.expand_dims(jnp.where(valid, g, jnp.nan), axis), shape)
-    return jnp.where(stable.is_label(g, label, axis) | jnp.isnan(g), g, 0), None
+    g = jnp.broadcast_to(jnp.expand_dims(g, axis), shape)
+    at_label = jnp.where(stable.is_label(g, label, axis), g, 0)
+    return at_label * jnp.expand_dims(_nan_unless(valid, g.dtype), axis), None
 
 
 pick.defvjp(_pick_fwd, _pick_bwd)
@@ -156,6 +157,11 @@ def _label(label: Array, classes: int) -> tuple[Array, Array]:
     """Labels as signed integers wide enough to compare, and which of them name a class."""
     label = label.astype(jnp.int64 if label.dtype.itemsize == 8 else jnp.int32)
     return label, (label >= 0) & (label < classes)
+
+
+def _nan_unless(valid: Array, dtype: Any) -> Array:
+    """A factor, so that the rule stays linear in its cotangent."""
+    return jnp.where(valid, jnp.ones((), dtype), jnp.nan)
 
 
 def _along(class_weights: Array | None, z: Array, axis: int) -> Array:

@@ -11,7 +11,7 @@ import jax
 try:
     from jax.extend.core import unmapped_aval as _unmapped_aval
 except ImportError:  # before jax 0.9
-    from jax.core import unmapped_aval as _unmapped_aval
+    from jax.core import unmapped_aval as _unmapped_aval  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def mesh_axis(axis_data: Any) -> Any:

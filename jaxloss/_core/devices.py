@@ -1,0 +1,46 @@
+"""Values inside `shard_map`: which mesh axes they differ along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+
+def varying(aval: Any) -> frozenset[str]:
+    """The mesh axes along which a value of this type differs between devices."""
+    if hasattr(aval, "manual_axis_type"):
+        return aval.manual_axis_type.varying
+    return getattr(aval, "vma", frozenset())  # before jax 0.10
+
+
+def vary(x: Any, axes: tuple[str, ...]) -> Any:
+    """Mark a value as differing between devices along mesh axes."""
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    return getattr(jax.lax, "pvary")(x, axes)  # noqa: B009 (before jax 0.9)
+
+
+def over_same_devices(ct: Any, aval: Any) -> Any:
+    """The cotangent of a replicated input is the sum over the devices that used it.
+
+    `jax.custom_vjp` raises there and asks for the psum; it is the only right answer, so it is given.
+    """
+    got, want = varying(jax.typeof(ct)), varying(aval)
+    if got - want:
+        ct = jax.lax.psum(ct, tuple(sorted(got - want)))
+    if want - got:
+        ct = vary(ct, tuple(sorted(want - got)))
+    return ct
+
+
+def require_tracked_axis(fn: str, axis_name: Any) -> None:
+    """Refuse `shard_map(check_vma=False)`, where the transpose of psum is psum: gradients come out multiplied."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    for name in names:
+        if name in manual and name not in varying(jax.typeof(jax.lax.axis_index(name))):
+            raise ValueError(
+                f"{fn}: axis_name={name!r} inside shard_map(check_vma=False) would multiply gradients by the number of "
+                "devices; use shard_map with check_vma=True (the default)"
+            )
