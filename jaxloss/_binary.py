@@ -3,10 +3,10 @@
 >>> import jax, jax.numpy as jnp
 >>> logits, labels = jnp.array([2.0, -1.0, jnp.nan]), jnp.array([1, 1, 0])
 >>> keep = jnp.array([True, True, False])
->>> print(sigmoid_binary_cross_entropy(logits, labels, where=keep))
-[0.126928  1.3132617 0.       ]
->>> print(jax.grad(lambda x: sigmoid_binary_cross_entropy(x, labels, where=keep, reduction="mean"))(logits))
-[-0.05960146 -0.3655293   0.        ]
+>>> print(sigmoid_binary_cross_entropy(logits, labels, where=keep).round(4))
+[0.1269 1.3133 0.    ]
+>>> print(jax.grad(lambda x: sigmoid_binary_cross_entropy(x, labels, where=keep, reduction="mean"))(logits).round(4))
+[-0.0596 -0.3655  0.    ]
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def sigmoid_binary_cross_entropy(
 
     Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.2.
 
-    >>> print(sigmoid_binary_cross_entropy(jnp.array([0.0, 50.0]), jnp.array([1, 1])))
-    [6.9314718e-01 1.9287499e-22]
+    >>> print(sigmoid_binary_cross_entropy(jnp.array([0.0, 50.0]), jnp.array([1, 1]))[1] < 2e-22)
+    True
     """
     fn = "sigmoid_binary_cross_entropy"
     logits = checks.floating(fn, "logits", logits)

@@ -2,13 +2,15 @@
 
 >>> import jax, jax.numpy as jnp
 >>> logits, labels = jnp.array([[4.0, 0.0, 0.0], [0.0, 0.0, -jnp.inf]]), jnp.array([0, 1])
->>> print(softmax_cross_entropy_with_integer_labels(logits, labels))
-[0.03597609 0.6931472 ]
->>> print(softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, -100]), ignore_index=-100, reduction="mean"))
-0.03597609
->>> loss = lambda x: softmax_cross_entropy(x, jax.nn.one_hot(labels, 3), label_smoothing=0.1, reduction="mean")
->>> print(loss(jnp.zeros((2, 3))), softmax_cross_entropy(logits, jax.nn.one_hot(labels, 3)))
-1.0986123 [0.03597609 0.6931472 ]
+>>> print(softmax_cross_entropy_with_integer_labels(logits, labels).round(4))
+[0.036  0.6931]
+>>> skip = jnp.array([0, -100])
+>>> print(softmax_cross_entropy_with_integer_labels(logits, skip, ignore_index=-100, reduction="mean").round(4))
+0.036
+>>> smooth = lambda x: softmax_cross_entropy(x, jax.nn.one_hot(labels, 3), label_smoothing=0.3, reduction="sum")
+>>> print(jax.grad(smooth)(jnp.zeros((2, 3))).round(4))
+[[-0.4667  0.2333  0.2333]
+ [ 0.2333 -0.4667  0.2333]]
 """
 
 from __future__ import annotations
@@ -264,8 +266,8 @@ def z_loss(
 
     Reference: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways" (2022), section 5.
 
-    >>> print(z_loss(jnp.zeros((1, 4))))
-    [1.9218121]
+    >>> print(z_loss(jnp.zeros((1, 4))).round(4))
+    [1.9218]
     """
     rows = _Rows("z_loss", "logits", logits, axis, where)
     wanted = Wanted(rows.axis, lse=True)

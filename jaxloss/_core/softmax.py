@@ -67,7 +67,8 @@ def row_statistics(
 def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Any:
     axis = wanted.axis
     z = scores(s, axis)
-    stats = stable.row_stats(z, axis)
+    plain = all(x is None for x in s[1:])
+    stats = stable.row_stats(s.logits, axis) if plain else stable.row_stats(s, axis, lambda cut: scores(cut, axis))
     log_rest = jnp.log1p(stats.rest)
     cross = spread = lse = None
     if target is not None and _is_label(target):
