@@ -187,11 +187,11 @@ def _times(weight: Array, value: Array) -> Array:
 
 
 def _mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, axis: int) -> Array:
-    """T p_k - t_k with T = sum t. At the maximum p_k is 1 minus something small, which is what is used there."""
+    """T p_k - t_k with T = sum t. A probability above one half is 1 minus something small, which is used there."""
     total = jnp.expand_dims(stable.row_sum(jnp.broadcast_to(t, z.shape), axis), axis)
     rest = jnp.expand_dims(stats.rest, axis)
     at_max = (total - t) - total * (rest / (1 + rest))
-    return jnp.where(z == jnp.expand_dims(stats.max, axis), at_max, total * p - t)
+    return jnp.where((z == jnp.expand_dims(stats.max, axis)) & (rest < 1), at_max, total * p - t)
 
 
 def lookup(table: Array, index: Array) -> Array:

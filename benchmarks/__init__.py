@@ -1,0 +1,1 @@
+"""Measurements against peers, and one asserting script for each claim of README."""

@@ -1,0 +1,79 @@
+"""What every benchmark uses: one measure of a compiled program, and interleaved timing of several.
+
+The deterministic measures come first: the bytes that XLA's cost model sees accessed, and the temporaries that it
+allocates. Times are only compared within one run, interleaved, as medians.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function and what is known of it without running it."""
+
+    run: Callable[..., Any]
+    bytes_accessed: float
+    temporaries: int
+    compile_seconds: float
+
+
+def compiled(fun: Callable[..., Any], *args: Any) -> Program:
+    start = time.perf_counter()
+    program = jax.jit(fun).lower(*args).compile()
+    seconds = time.perf_counter() - start
+    cost = program.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    return Program(program, cost["bytes accessed"], program.memory_analysis().temp_size_in_bytes, seconds)
+
+
+def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
+    """What a reverse pass keeps: the arrays in the pullback."""
+    pullback = jax.eval_shape(lambda *xs: jax.vjp(fun, *xs)[1], *args)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
+
+
+def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round for each program, one round of all before the next."""
+    for program in programs.values():
+        jax.block_until_ready(program.run(*args))
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program.run(*args))
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of the ratio within a round."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    if len(ratios) < 2:
+        return ratios[0], ratios[0], ratios[0]
+    low, mid, high = statistics.quantiles(ratios, n=4)
+    return mid, low, high
+
+
+def environment() -> dict[str, str]:
+    """What a figure was measured with."""
+    device = jax.devices()[0]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
+    return {
+        "device": f"{device.platform}: {device.device_kind}",
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or "unknown",
+        **versions,
+    }
