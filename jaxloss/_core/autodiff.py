@@ -18,7 +18,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.errors import UnexpectedTracerError
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
@@ -136,20 +138,20 @@ class _Call:
     def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         perturbed = [not _is_zero_tangent(t) for t in tangents]
         out, residuals = self.forward(primals, perturbed)
-        leaves, res_tree = tree_flatten(residuals)
+        saved = _Saved(residuals)
         tangent_avals = [jax.typeof(x).to_tangent_aval() for x in out]
         inexact = [a.dtype != jax.dtypes.float0 for a in tangent_avals]
         rule = _Rule(
             name_of(self.owner.fun),
-            _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), res_tree, tuple(tangent_avals)),
-            len(leaves),
+            _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), saved, tuple(tangent_avals)),
+            len(saved.arrays),
             tuple(jax.typeof(x).to_tangent_aval() for x, p in zip(primals, perturbed, strict=True) if p),
             tuple(a for a, keep in zip(tangent_avals, inexact, strict=True) if keep),
         )
         pushed: Any = iter(())
         if rule.out_avals and rule.in_avals:
             moving = [t for t, p in zip(tangents, perturbed, strict=True) if p]
-            pushed = iter(pushforward_p.bind(*leaves, *moving, rule=rule))
+            pushed = iter(pushforward_p.bind(*saved.arrays, *moving, rule=rule))
         return out, [
             next(pushed, None) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)
         ]
@@ -200,14 +202,29 @@ _PAIR = (
 )
 
 
+class _Saved:
+    """Residuals as flat arrays. Python numbers among them (a size, an axis) stay what they are in every mode."""
+
+    def __init__(self, residuals: Any) -> None:
+        leaves, self.tree = tree_flatten(residuals)
+        self.numbers = {i: x for i, x in enumerate(leaves) if isinstance(x, bool | int | float | complex)}
+        self.arrays = [x for i, x in enumerate(leaves) if i not in self.numbers]
+
+    def restore(self, arrays: Sequence[Any]) -> Any:
+        values = iter(arrays)
+        return tree_unflatten(
+            self.tree, [self.numbers[i] if i in self.numbers else next(values) for i in range(self.tree.num_leaves)]
+        )
+
+
 class _Pullback:
     """`bwd` on flat lists: residual leaves and inexact cotangents in, cotangents of the perturbed inputs out."""
 
     def __init__(
-        self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], res_tree: Any, out: tuple[Any, ...]
+        self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], saved: _Saved, out: tuple[Any, ...]
     ) -> None:
         self.call, self.in_avals, self.perturbed = call, in_avals, perturbed
-        self.res_tree, self.out_avals = res_tree, out
+        self.restore, self.out_avals = saved.restore, out
 
     def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         owner, call = self.call.owner, self.call
@@ -220,7 +237,7 @@ class _Pullback:
             cts.append(ct)
         static = [call.static[i] for i in sorted(call.static)]
         assert owner.bwd is not None
-        result = owner.bwd(*static, tree_unflatten(self.res_tree, residuals), tree_unflatten(call.out_tree, cts))
+        result = owner.bwd(*static, self.restore(residuals), tree_unflatten(call.out_tree, cts))
         flat = self.flatten(result)
         return [ct for ct, p in zip(flat, self.perturbed, strict=True) if p]
 
@@ -304,7 +321,13 @@ def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
         return [_instantiate(ct, aval) for ct, aval in zip(cts, rule.in_avals, strict=True)]
 
     zeros = [ad.instantiate_zeros(ad.Zero(a)) for a in rule.out_avals]
-    if not is_linear(pull, zeros, residuals):
+    program = jax.make_jaxpr(pull)(*zeros)
+    if any(isinstance(c, Tracer) and not any(c is r for r in residuals) for c in program.consts):
+        raise UnexpectedTracerError(
+            f"The bwd rule of the custom_vjp function {rule.name} closes over a traced value. In forward mode all that "
+            "it uses must be among the residuals that fwd returns."
+        )
+    if not is_linear(program, zeros, residuals):
         raise TypeError(
             f"can't apply forward-mode autodiff (jvp) to the custom_vjp function {rule.name}: its bwd rule is not "
             "linear in the cotangent (it clips, rounds or normalises it, for example, or adds a term that does not "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,23 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
-from jax.interpreters import partial_eval as pe
 
 
-def is_linear(fun: Callable[..., Any], point: Sequence[Any], given: Sequence[Any]) -> bool:
-    """Whether `fun(*point)`, from flat arrays to flat arrays, is linear in all of `point` together.
+def is_linear(program: ClosedJaxpr, point: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Whether a program traced at `point` is linear in all its arguments together.
 
-    Of the arrays that `fun` closes over, the values of `given` are not looked at: they may be known or traced.
+    The values of those constants that are `given` are not looked at: whether they are known or traced makes no
+    difference.
     """
-    program = jax.make_jaxpr(fun)(*point)
     return _has_one_derivative(program, point) and _equals_its_derivative(program, given)
 
 
 def _has_one_derivative(program: ClosedJaxpr, point: Sequence[Any]) -> bool:
     fun = jaxpr_as_fun(program)
     derivative = jax.make_jaxpr(lambda x, step: jax.jvp(fun, x, step)[1])(tuple(point), tuple(point))
-    _, used = pe.dce_jaxpr(derivative.jaxpr, [True] * len(derivative.jaxpr.outvars))
-    return not any(used[: len(point)])
+    return _Kind.OTHER not in _call(derivative, [_Kind.OTHER] * len(point) + [_Kind.CONSTANT] * len(point))
 
 
 def _equals_its_derivative(program: ClosedJaxpr, given: Sequence[Any]) -> bool:

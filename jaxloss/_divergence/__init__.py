@@ -1,0 +1,10 @@
+"""The Kullback-Leibler family: of probabilities, of logits, and of Gaussians."""
+
+from jaxloss._divergence.bernoulli import sigmoid_kl_divergence as sigmoid_kl_divergence
+from jaxloss._divergence.gaussian import gaussian_kl as gaussian_kl
+from jaxloss._divergence.jensen_shannon import js_divergence as js_divergence
+from jaxloss._divergence.logits import softmax_kl_divergence as softmax_kl_divergence
+from jaxloss._divergence.probabilities import convex_kl_divergence as convex_kl_divergence
+from jaxloss._divergence.probabilities import generalized_kl_divergence as generalized_kl_divergence
+from jaxloss._divergence.probabilities import kl_divergence as kl_divergence
+from jaxloss._divergence.probabilities import kl_divergence_with_log_targets as kl_divergence_with_log_targets

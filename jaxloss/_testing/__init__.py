@@ -1,0 +1,1 @@
+"""What `jaxloss.testing` is made of."""

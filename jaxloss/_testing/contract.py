@@ -1,0 +1,172 @@
+"""Precision, masks, reductions and what the backward pass keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxloss._testing.subject import EPS, Subject, float64, float64_options, shown, wide
+
+
+def precision(s: Subject) -> None:
+    f32 = s.replace([a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in s.args])
+    for dtype in (jnp.bfloat16, jnp.float16):
+        low = s.replace([f32.args[i].astype(dtype) if i in s.argnums else a for i, a in enumerate(f32.args)])
+        same = low.replace([a.astype(jnp.float32) if i in s.argnums else a for i, a in enumerate(low.args)])
+        run = jax.jit(lambda low=low, same=same: (low.both(low.args), same.both(same.args)))
+        (losses, gradients), (want, slopes) = run()
+        if losses.dtype != jnp.float32:
+            s.fail(f"the value for {dtype.__name__} arguments has dtype {losses.dtype}, expected float32")
+        s.equal(f"the value for {dtype.__name__} arguments, against float32,", losses, want, 8 * EPS)
+        info = jnp.finfo(dtype)
+        for i, got, slope in zip(s.argnums, gradients, slopes, strict=True):
+            if got.dtype != dtype:
+                s.fail(f"the gradient of argument {i} has dtype {got.dtype}, expected {dtype.__name__}")
+            what = f"the gradient of {dtype.__name__} argument {i}, against float32,"
+            s.equal(what, got, slope, float(info.eps), float(info.smallest_subnormal))
+    with jax.enable_x64(True):
+        wider = s.replace([jnp.asarray(a) for a in float64(s.args)], **float64_options(s.options))
+        losses, gradients = jax.jit(lambda: wider.both(wider.args))()
+        names = ("value", *(f"gradient of argument {i}" for i in s.argnums))
+        for name, x in zip(names, (losses, *gradients), strict=True):
+            if x.dtype != jnp.float64:
+                s.fail(f"the {name} for float64 arguments has dtype {x.dtype}")
+
+
+def mask(s: Subject) -> None:
+    losses = jax.eval_shape(lambda: s.fn(*s.args, **s.options))
+    if "where" not in s.takes or losses.size < 2:
+        return
+    keep = s.random.random(losses.shape) < 0.6
+    keep.flat[0], keep.flat[-1] = True, False
+    ct = np.asarray(s.cotangent(losses))
+    tangents = [v[0].astype(a.dtype) for a, v in zip(s.moving, s.directions(1), strict=True)]
+
+    def masked(keep: Array, *args: Any) -> Any:
+        given = s.replace(args, where=keep)
+        pushed = jax.jvp(lambda *m: given.at(m), given.moving, tuple(tangents))[1]
+        return *given.both(given.args, ct=jnp.asarray(ct)), pushed
+
+    run = jax.jit(masked)
+    plain, slopes = jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct * keep)))(*s.args)
+    low = max([float(jnp.finfo(a.dtype).eps) for a in s.moving])
+    for bad in (np.nan, np.inf, -np.inf):
+        got, gradients, pushed = run(jnp.asarray(keep), *(_poisoned(s, a, keep, bad) for a in s.args))
+        s.equal(f"the value where dropped arguments are {bad}", got, np.where(keep, plain, 0), 8 * EPS, scaled=True)
+        s.equal(f"the jvp under the mask, over {bad},", np.where(keep, 0, pushed), np.zeros(keep.shape), 0.0)
+        s.finite(f"the jvp where dropped arguments are {bad}", pushed)
+        for i, g, slope in zip(s.argnums, gradients, slopes, strict=True):
+            what = f"the gradient of argument {i} where dropped arguments are {bad}"
+            s.equal(what, g, slope, 4 * max(low, 4 * EPS), scaled=True)
+            dropped = _dropped(s, s.args[i], keep)
+            if dropped is not None and np.any(wide(g)[dropped] != 0):
+                s.fail(f"{what} is not exactly 0 under the mask")
+    if "reduction" in s.takes:
+        _mean_of_nothing(s, keep)
+
+
+def _mean_of_nothing(s: Subject, keep: np.ndarray) -> None:
+    none = s.replace([_poisoned(s, a, np.zeros_like(keep), np.nan) for a in s.args])
+    options = {"where": jnp.zeros(keep.shape, bool), "reduction": "mean"}
+    value, gradients = jax.jit(lambda: jax.value_and_grad(lambda m: none.at(m, **options))(none.moving))()
+    s.equal("a mean over nothing", value, 0.0, 0.0)
+    for i, g in zip(s.argnums, gradients, strict=True):
+        s.equal(f"the gradient of argument {i} of a mean over nothing", g, np.zeros(g.shape), 0.0)
+
+
+def _dropped(s: Subject, arg: Any, keep: np.ndarray) -> np.ndarray | None:
+    """Where `arg` belongs to dropped losses; `None` for an argument of another shape, which losses share."""
+    if arg.shape == keep.shape:
+        return ~keep
+    if arg.shape != s.args[0].shape:
+        return None
+    axis = s.options.get("axis", -1)
+    axes = tuple(range(arg.ndim)) if axis is None else axis
+    expanded = np.expand_dims(~keep, axes if keep.ndim < arg.ndim else ())
+    return np.broadcast_to(expanded, arg.shape)
+
+
+def _poisoned(s: Subject, arg: Any, keep: np.ndarray, bad: float) -> Any:
+    dropped = _dropped(s, arg, keep)
+    if dropped is None:
+        return arg
+    value = bad if jnp.issubdtype(arg.dtype, jnp.floating) else -100
+    return jnp.where(dropped, jnp.asarray(value, arg.dtype), arg)
+
+
+def reduction(s: Subject) -> None:
+    losses, slopes = jax.jit(lambda *args: s.both(args))(*s.args)
+    if not s.takes >= {"weights", "reduction"} or losses.ndim == 0:
+        return
+    size = losses.shape
+    weights = s.random.uniform(0.5, 2.0, size).astype(np.float32)
+    keep = s.random.random(size) < 0.6
+    keep.flat[0] = True
+    cases: list[dict[str, Any]] = [{"weights": w} for w in (None, weights, weights[(0,) * (len(size) - 1)])]
+    if "where" in s.takes:
+        cases += [{"where": keep}, {"where": keep, "weights": np.where(keep, weights, np.nan)}]
+
+    factors = []
+    for options in cases:
+        factor = 1.0 if options.get("weights") is None else wide(options["weights"])
+        factors.append(np.where(options.get("where", True), np.broadcast_to(factor, size), 0.0))
+
+    def reduced(given: list[dict[str, Any]]) -> Any:
+        return [_every_reduction(s, options, f) for options, f in zip(given, factors, strict=True)]
+
+    given = [{k: jnp.asarray(v) for k, v in options.items() if v is not None} for options in cases]
+    for options, factor, (got, want) in zip(cases, factors, jax.jit(reduced)(given), strict=True):
+        _reduced(s, got, want, wide(losses) * factor, float(np.sum(factor)), shown(options))
+    _weight_gradient(s, wide(losses), weights)
+
+
+def _every_reduction(s: Subject, options: dict[str, Any], factor: np.ndarray) -> tuple[Any, Any]:
+    """What is to be checked, and the gradients of the same sums made by hand."""
+    none = s.replace(s.args, **options)
+    values: dict[str, Any] = {"none": none.both(s.args)[0]}
+    want = {}
+    for how, divisor in (("sum", 1.0), ("mean", float(np.sum(factor)))):
+        values[how] = jax.value_and_grad(lambda m, how=how: none.at(m, reduction=how))(s.moving)
+        want[how] = s.both(s.args, ct=jnp.asarray(factor / divisor, values["none"].dtype))[1]
+    return values, want
+
+
+def _reduced(s: Subject, got: dict[str, Any], want: Any, terms: np.ndarray, count: float, given: str) -> None:
+    size = float(np.sum(np.abs(terms)))
+    s.equal(f'reduction="none" with {given}', got["none"], terms, 8 * EPS, scaled=True)
+    for how, divisor in (("sum", 1.0), ("mean", count)):
+        what = f'reduction="{how}" with {given}'
+        s.equal(what, got[how][0], np.sum(terms) / divisor, 0.0, 16 * EPS * size / abs(divisor))
+        for i, a, b in zip(s.argnums, got[how][1], want[how], strict=True):
+            rtol = 16 * max(EPS, float(jnp.finfo(a.dtype).eps))
+            s.equal(f"the gradient of argument {i} under {what}", a, b, rtol, scaled=True)
+
+
+def _weight_gradient(s: Subject, losses: np.ndarray, weights: np.ndarray) -> None:
+    total = float(np.sum(weights))
+    mean = float(np.sum(weights * losses)) / total
+    want = {"sum": losses, "mean": (losses - mean) / total}
+
+    def slopes(w: Array) -> Any:
+        return {how: jax.grad(lambda w: s.at(s.moving, weights=w, reduction=how))(w) for how in want}  # noqa: B023
+
+    for how, got in jax.jit(slopes)(jnp.asarray(weights)).items():
+        s.equal(f'the gradient of weights under reduction="{how}"', got, want[how], 32 * EPS, scaled=True)
+
+
+def residuals(s: Subject) -> None:
+    """Kept bytes against those of the arguments, and one number for each example if an axis is consumed."""
+    kept = jax.eval_shape(lambda *args: jax.tree.leaves(jax.vjp(lambda *m: s.at(m), *s.moving)[1]), *s.args)
+    losses = jax.eval_shape(lambda: s.fn(*s.args, **s.options))
+    arrays = [*s.args, *(jnp.asarray(v) for k, v in s.options.items() if np.ndim(v) and k != "axis")]
+    allowed = sum(a.nbytes for a in arrays)
+    if losses.ndim and losses.size < s.args[0].size:
+        allowed += losses.size * losses.dtype.itemsize
+    got = sum(x.size * x.dtype.itemsize for x in kept)
+    if got > allowed:
+        shapes = ", ".join(f"{x.dtype}{list(x.shape)}" for x in kept)
+        s.fail(f"{got} bytes are kept for the backward pass, arguments have {allowed}: {shapes}")

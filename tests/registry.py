@@ -1,0 +1,23 @@
+"""One case for each public loss. Every conformance test runs over `CASES`: a new loss gets them all by adding its case.
+
+A public name of jaxloss without a case fails the suite, unless it is in `UTILITIES`.
+"""
+
+from __future__ import annotations
+
+import registry_classes
+import registry_divergences
+import registry_regression
+from registry_case import Case
+
+import jaxloss
+
+CASES: list[Case] = [*registry_regression.CASES, *registry_classes.CASES, *registry_divergences.CASES]
+BY_NAME = {case.name: case for case in CASES}
+
+# Public names that are not losses: their own test files hold them to account.
+UTILITIES = {"custom_vjp", "reduce", "smooth_labels"}
+
+
+def public_names() -> list[str]:
+    return [n for n in jaxloss.__all__ if callable(getattr(jaxloss, n))]

@@ -1,0 +1,190 @@
+"""Values, gradients and Hessians against 100 digits, other libraries, and what low precision costs without care."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import CASES
+from registry_case import INF, cast, lift
+from registry_formulas import EXACT, plain
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
+CASE = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+STEP = EXACT.number(1e-30)[()]  # the formulas have 100 digits: differences are exact to 40 and more
+TINY = float(jnp.finfo(jnp.float32).tiny)
+
+
+def floating(args):
+    return [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+@functools.lru_cache
+def compiled(case, dtype):
+    """Losses and the gradient of their sum, by the floating arguments."""
+
+    def both(*args, **options):
+        moving = tuple(floating(args))
+        losses, pullback = jax.vjp(lambda *m: case.fn(*_placed(args, moving, m), **options), *(args[i] for i in moving))
+        return losses, pullback(jnp.ones_like(losses))
+
+    return jax.jit(both)
+
+
+def _placed(args, places, values):
+    args = list(args)
+    for i, value in zip(places, values, strict=True):
+        args[i] = value
+    return args
+
+
+def exact_gradient(case, args, i, **options):
+    """The gradient of the sum of the exact losses by argument `i`."""
+    exact = [lift(EXACT, a) for a in args]
+    gradient = np.zeros(np.shape(args[i]))
+    for place in np.ndindex(gradient.shape):
+        values = []
+        for sign in (1, -1):
+            moved = exact[i].copy()
+            moved[place] = moved[place] + sign * STEP
+            values.append(np.sum(case.exact(*_placed(exact, [i], [moved]), **options)))
+        gradient[place] = float((values[0] - values[1]) / (2 * STEP))
+    return gradient
+
+
+def assert_ulp(got, want, ulp, eps, what, slack=0.0):
+    """Elementwise relative error wherever the exact entry is a normal number; below that, it may be flushed to 0."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    error = np.abs(got - want) - slack - np.where(np.abs(want) < TINY, 2 * TINY, 0)
+    ulps = np.where(error > 0, error / (np.maximum(np.abs(want), TINY) * eps), 0.0)
+    worst = np.unravel_index(np.argmax(ulps), ulps.shape) if ulps.size else ()
+    assert np.all(ulps <= ulp), f"{what}: {ulps[worst]:.3g} ULP at {worst}: {got[worst]} instead of {want[worst]}"
+
+
+def exact_results(case, args):
+    """The exact losses, and the exact gradients by the floating arguments."""
+    losses = np.asarray(case.exact(*args), np.float64)
+    return [losses, *(exact_gradient(case, args, i) for i in floating(args))]
+
+
+def last_bit(case, args, want):
+    """How far the exact results move when the last bit of each floating argument does, which no code can know."""
+    rng = np.random.default_rng(6)
+    moved = []
+    for _ in range(3):
+        near = [np.nextafter(a, rng.choice([-INF, INF], a.shape)).astype(a.dtype) for a in args]
+        moved.append([np.abs(r - w) for r, w in zip(exact_results(case, near), want, strict=True)])
+    return [2 * np.max(m, axis=0) for m in zip(*moved, strict=True)]
+
+
+# Float64 arguments stay float64, to 2000 ULP: library code has no series of 16 digits.
+@pytest.mark.parametrize("dtype, ulp", [(np.float32, 8), (np.float64, 2000)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "case, scale", [(c, s) for c in CASES if c.accurate for s in c.scales], ids=lambda x: getattr(x, "name", x)
+)
+def test_digits(case, scale, dtype, ulp):
+    args = cast(case.accurate(np.random.default_rng(3), (3, 5), scale), dtype)
+    with jax.enable_x64(dtype is np.float64):
+        losses, gradients = compiled(case, dtype)(*args)
+        assert losses.dtype == dtype
+    want = exact_results(case, args)
+    slack = last_bit(case, args, want) if scale >= case.conditioned else [0.0] * len(want)
+    names = ["loss", *(f"gradient of argument {i}" for i in floating(args))]
+    for name, got, exact, unknown in zip(names, [losses, *gradients], want, slack, strict=True):
+        assert_ulp(got, exact, ulp, np.finfo(dtype).eps, name, unknown)
+
+
+@pytest.mark.parametrize("name", ["default", "everything"])
+@CASE
+def test_hessian(case, name):
+    if name != "default" and name not in case.options:
+        pytest.skip("the loss has no options")
+    args, options = case.arguments(np.float32, name, (2, 3)), case.option_set(name, (2, 3))
+    moving = floating(args)
+    rng = np.random.default_rng(4)
+    directions = [rng.standard_normal((2, *np.shape(args[i]))).astype(np.float32) for i in moving]
+
+    def along(e):
+        moved = [args[i] + jnp.tensordot(e, v, 1) for i, v in zip(moving, directions, strict=True)]
+        return jnp.sum(case.fn(*_placed(args, moving, moved), **options))
+
+    exact = [lift(EXACT, a) for a in args]
+
+    def truth(a, b):
+        step = [lift(EXACT, v[0]) * a + lift(EXACT, v[1]) * b for v in directions]
+        moved = [exact[i] + STEP * d for i, d in zip(moving, step, strict=True)]
+        return np.sum(case.exact(*_placed(exact, moving, moved), **options))
+
+    def second(u, v):
+        signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+        total = sum(s * truth(*(a * p + b * q for p, q in zip(u, v, strict=True))) for a, b, s in signs)
+        return float(total / (4 * STEP**2))
+
+    basis = np.eye(2, dtype=int).tolist()
+    want = np.array([[second(u, v) for v in basis] for u in basis])
+    got = jax.jit(jax.hessian(along))(jnp.zeros(2))
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6 * np.max(np.abs(want)) + 1e-30)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.optax], ids=lambda c: c.name)
+def test_optax_agrees(case):
+    """At mild arguments, where optax has its digits too."""
+    args = case.arguments(np.float32)
+    theirs = getattr(optax.losses, case.optax)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        want = theirs(*(jnp.asarray(a) for a in args))
+        slope = jax.grad(lambda x: jnp.sum(theirs(x, *(jnp.asarray(a) for a in args[1:]))))(jnp.asarray(args[0]))
+    losses, gradients = compiled(case, np.float32)(*args)
+    np.testing.assert_allclose(losses, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradients[0], slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@CASE
+def test_error_budget_of_low_precision(case, dtype):
+    """Truth in float64 of the rounded arguments; the formula as written in jax.numpy; ours, no worse anywhere."""
+    args = case.arguments(dtype, shape=(4, 5))
+    naive = functools.partial(case.reference, maths=plain(dtype))
+
+    def baseline(x, *rest):
+        return naive(x, *rest), jax.grad(lambda x: jnp.sum(naive(x, *rest)))(x)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        naive_losses, naive_slope = jax.jit(baseline)(*args)
+    losses, gradients = compiled(case, dtype)(*args)
+    wide = [a.astype(np.float64) if i in floating(args) else a for i, a in enumerate(args)]
+    truth = np.asarray(case.reference(*wide), np.float64)
+    budget = np.abs(np.asarray(naive_losses, np.float64) - truth)
+    assert np.all(np.abs(np.asarray(losses, np.float64) - truth) <= budget + 4e-6 * np.abs(truth) + 1e-7)
+    want = exact_gradient(case, args, 0)
+    budget = np.abs(np.asarray(naive_slope, np.float64) - want)
+    rounding = np.abs(want) * float(jnp.finfo(dtype).eps) + float(jnp.finfo(dtype).smallest_subnormal)
+    assert np.all(np.abs(np.asarray(gradients[0], np.float64) - want) <= budget + rounding)
+
+
+SHAPES = ((5,), (3, 7), (2, 1, 4))
+
+
+@CASE
+@hypothesis.given(data=st.data())
+def test_any_shape_and_value(case, data):
+    shape, seed = data.draw(st.sampled_from(SHAPES)), data.draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    scales = [s for s in case.scales if s < case.conditioned]
+    exact = case.accurate is not None and len(scales) > 0
+    made = case.accurate(rng, shape, data.draw(st.sampled_from(scales))) if exact else case.make(rng, shape)
+    args = cast(made, np.float32)
+    losses, gradients = compiled(case, np.float32)(*args)
+    truth = np.asarray(case.exact(*args), np.float64)
+    if exact:
+        assert_ulp(losses, truth, 8, np.finfo(np.float32).eps, "loss")
+    else:
+        np.testing.assert_allclose(losses, truth, rtol=1e-5, atol=1e-6 * max(1, np.prod(shape)))
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+    if case.nonnegative:
+        assert np.all(np.asarray(losses) >= 0)

@@ -1,0 +1,115 @@
+"""Edges, zeros, memory: where the mathematics is finite so is the loss, and it keeps nothing that it does not need."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import CASES
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
+EDGES = [(c, e) for c in CASES for e in c.edges]
+DTYPES = pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+
+
+def floating(args):
+    return [i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+def place(args, moving, values):
+    return [values[moving.index(i)] if i in moving else a for i, a in enumerate(args)]
+
+
+def as_arrays(edge, dtype):
+    args = [np.asarray(a) for a in edge.args]
+    return [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in args]
+
+
+def assert_edge(got, want, dtype, what):
+    got = np.asarray(got, np.float64)
+    if isinstance(want, str):
+        assert want == "any" or np.all(np.isfinite(got)), f"{what}: {got}"
+        return
+    eps = float(jnp.finfo(dtype).eps)
+    with np.errstate(over="ignore"):  # what the dtype cannot hold is infinite in it
+        want = np.asarray(np.asarray(want), np.float64).astype(dtype).astype(np.float64)
+    np.testing.assert_allclose(got, want, rtol=2 * eps, atol=1e-44, err_msg=what)
+
+
+@functools.lru_cache
+def compiled(case, options):
+    """Losses, gradients, and for each argument the tangent that a tangent of ones gives; the edges share it."""
+
+    def everything(*args):
+        moving = floating(args)
+        points = [args[i] for i in moving]
+
+        def loss(*m):
+            return case.fn(*place(args, moving, m), **dict(options))
+
+        losses, pullback = jax.vjp(loss, *points)
+        pushed = []
+        for k, x in enumerate(points):
+            alone = functools.partial(lambda k, x: loss(*points[:k], x, *points[k + 1 :]), k)
+            pushed.append(jax.jvp(alone, [x], [jnp.ones_like(x)])[1])
+        return losses, pullback(jnp.ones_like(losses)), pushed
+
+    return jax.jit(everything)
+
+
+@DTYPES
+@pytest.mark.parametrize("case, edge", EDGES, ids=lambda x: x.name.replace(" ", "_"))
+def test_edge(case, edge, dtype):
+    args = as_arrays(edge, dtype)
+    given = [np.asarray(a, np.float64) for a in edge.args]
+    same = all(np.array_equal(np.asarray(a, np.float64), g, equal_nan=True) for a, g in zip(args, given, strict=True))
+    if dtype != jnp.float32 and not same and edge.value != "finite":
+        pytest.skip("the arguments are no numbers of this dtype")
+    losses, gradients, pushed = compiled(case, tuple(edge.options.items()))(*args)
+    assert_edge(losses, edge.value, jnp.float32, "value")
+    wants = [edge.gradients] * len(gradients) if isinstance(edge.gradients, str) else edge.gradients
+    finite = isinstance(edge.value, str) or np.all(np.isfinite(np.asarray(edge.value, np.float64)))
+    for k, (got, want) in enumerate(zip(gradients, wants, strict=True)):
+        assert_edge(got, want, dtype, f"gradient {k}")
+        got = np.asarray(got, np.float64)
+        if finite and np.all(np.isfinite(got)):
+            size = np.sum(np.abs(got)) + 1e-30
+            total = np.sum(np.asarray(pushed[k], np.float64))
+            np.testing.assert_allclose(
+                total, np.sum(got), atol=4 * float(jnp.finfo(dtype).eps) * size, err_msg=f"jvp {k}"
+            )
+
+
+@DTYPES
+@pytest.mark.parametrize("case", [c for c in CASES if c.zero], ids=lambda c: c.name)
+def test_zero_at_the_truth(case, dtype):
+    args = [
+        np.asarray(a).astype(dtype) if np.asarray(a).dtype.kind == "f" else a
+        for a in case.zero(np.random.default_rng(5), case.shape)
+    ]
+    assert np.all(np.asarray(jax.jit(case.fn)(*args)) == 0)
+    if case.nonnegative:  # then it is a minimum
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(case.fn(x, *args[1:]))))(jnp.asarray(args[0]))
+        np.testing.assert_allclose(np.asarray(gradient, np.float64), 0, atol=1e-6)
+
+
+@DTYPES
+@pytest.mark.parametrize("case", [c for c in CASES if c.kind != "total"], ids=lambda c: c.name)
+def test_no_temporary_of_the_size_of_the_input(case, dtype):
+    """XLA's own count for the compiled value and gradient, beyond arguments and results."""
+    args = [jnp.asarray(a) for a in case.arguments(dtype, shape=(256, 4096))]
+    run = jax.jit(jax.value_and_grad(lambda x, *rest: jnp.sum(case.fn(x, *rest))))
+    memory = run.lower(*args).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 0.1 * args[0].nbytes, memory.temp_size_in_bytes / args[0].nbytes
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.kind == "elementwise"], ids=lambda c: c.name)
+def test_targets_broadcast_and_their_gradient_adds_up(case):
+    first, *rest = case.arguments()
+    small = [r[0] for r in rest]
+    losses = case.fn(first, *small)
+    np.testing.assert_array_equal(losses, case.fn(first, *(np.broadcast_to(s, first.shape) for s in small)))
+    got = jax.grad(lambda t: jnp.sum(case.fn(first, t)))(jnp.asarray(small[0]))
+    full = jax.grad(lambda t: jnp.sum(case.fn(first, t)))(jnp.broadcast_to(small[0], first.shape))
+    np.testing.assert_allclose(got, np.sum(full, axis=0), rtol=1e-5)
