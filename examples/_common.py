@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,8 @@ def fit(
     order = np.random.default_rng(seed)
     size = len(arrays[0])
     history = []
-    for _ in (bar := tqdm(range(epochs), desc=name, unit="epoch", mininterval=1.0)):
+    pause = 0.5 if sys.stderr.isatty() else 10.0  # between updates of the bar: a log keeps every one of them
+    for _ in (bar := tqdm(range(epochs), desc=name, unit="epoch", mininterval=pause)):
         batches = order.permutation(size)[: size // batch_size * batch_size].reshape(-1, batch_size)
         losses = [step(*(a[rows] for a in arrays)) for rows in batches]
         history.append({"loss": float(np.mean(losses)), **after_epoch()})

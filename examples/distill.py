@@ -27,7 +27,7 @@ from examples.digits import train as train_teacher
 HIDDEN = (8, 32)  # units of the student's hidden layer
 LABELLED = (100, 300, 1437)  # images whose label the student sees; the last is all of them
 SEEDS = 10
-STEPS = 600
+STEPS = 500
 BATCH = 128
 TEMPERATURE = 2.0
 

@@ -94,7 +94,7 @@ def _softplus(x: Array) -> Array:
 
 def _times(weight: Array, value: Array) -> Array:
     """weight * value, with 0 * inf = 0: a class of weight zero does not count, however far its logit is off."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
+    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
 def _cross_entropy_fwd(
@@ -111,15 +111,23 @@ def _cross_entropy_bwd(
     x, y, pos_weight, smoothing = residuals
     z, positive, negative, pos = _parts(x, y, pos_weight, smoothing)
     slope = negative * jax.nn.sigmoid(z) - positive * jax.nn.sigmoid(-z)
-    to_label = pos * _softplus(-z) - _softplus(z)
+    # An infinite logit counts as the largest one, so that a cotangent of 0 stays 0.
+    largest = jnp.finfo(z.dtype).max
+    positive_cost = jnp.minimum(_softplus(-z), largest)
+    to_label = _cost_of_a_label(jnp.clip(z, -largest, largest), pos, positive_cost)
     (label,) = promote(y)
     alpha = smoothing.astype(z.dtype)
     return (
         cotangent(g * slope, x),
         cotangent(g * (1 - alpha) * to_label, y),
-        None if pos_weight is None else cotangent(g * ((1 - alpha) * label + alpha / 2) * _softplus(-z), pos_weight),
+        None if pos_weight is None else cotangent(g * ((1 - alpha) * label + alpha / 2) * positive_cost, pos_weight),
         cotangent(jnp.sum(g * (0.5 - label.astype(z.dtype)) * to_label), smoothing),
     )
+
+
+def _cost_of_a_label(z: Array, pos: Array, positive_cost: Array) -> Array:
+    """p softplus(-z) - softplus(z) = (p - 1) softplus(-z) - z: exactly -z for p = 1, where the difference cancels."""
+    return jnp.where((z < 0) & (pos < 0.5), pos * positive_cost - _softplus(z), (pos - 1) * positive_cost - z)
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)

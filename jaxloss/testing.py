@@ -44,7 +44,8 @@ def check_loss(
     - `"mask"`: what `where` drops adds exactly 0 to value and gradient, even if it is NaN or infinite; a mean over
       nothing is 0, with zero gradient.
     - `"reduction"`: `weights` multiply, `"sum"` adds up, `"mean"` divides by the sum of the weights that are kept.
-    - `"residuals"`: what the backward pass keeps is no larger than the arguments.
+    - `"residuals"`: what the backward pass keeps is no larger than the arguments, and 16 numbers for each example
+      where an axis is consumed.
 
     The mask and reduction promises are checked for losses with parameters of those names, on outputs that are arrays.
 

@@ -129,9 +129,7 @@ PAIRS = {
         with_rule(gate, lambda x, on: (gate(x, on), (x, on)), _gate_bwd), gate, (random(7, 3), random(8, 3))
     ),
     "vjp in bwd": Pair(
-        with_rule(
-            recomputed, lambda x, y: (recomputed(x, y), (x, y)), lambda res, g: jax.vjp(recomputed, *res)[1](g)
-        ),
+        with_rule(recomputed, lambda x, y: (recomputed(x, y), (x, y)), lambda res, g: jax.vjp(recomputed, *res)[1](g)),
         recomputed,
         (random(9, 3), random(10, 3)),
     ),
@@ -146,11 +144,6 @@ def _linearized(f: Callable[..., Any], *args: Any) -> Any:
 def directions(args: Any) -> Any:
     leaves, tree = jax.tree.flatten(args)
     return jax.tree.unflatten(tree, [jnp.cos(1 + i + jnp.asarray(x)) for i, x in enumerate(leaves)])
-
-
-def compiled(mode: str) -> Callable[..., Any]:
-    """The mode as one program; compiled in a hurry, for compilation is nearly all the time that the tests take."""
-    return jax.jit(MODES[mode], static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _all(f: Callable[..., Any], jac: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
@@ -190,10 +183,21 @@ MODES: dict[str, Callable[..., Any]] = {
 }
 
 
-def assert_same(ours: Any, plain: Any, rtol: float = 1e-5) -> None:
+def assert_same(ours: Any, plain: Any, rtol: float = 1e-5, what: str = "") -> None:
     """The same structure, shapes, dtypes and, up to rounding at the size of the largest entry, values."""
-    assert jax.tree.structure(ours) == jax.tree.structure(plain)
+    assert jax.tree.structure(ours) == jax.tree.structure(plain), what
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
-        assert (jnp.shape(a), jnp.result_type(a)) == (jnp.shape(b), jnp.result_type(b))
+        assert (jnp.shape(a), jnp.result_type(a)) == (jnp.shape(b), jnp.result_type(b)), what
         scale = max(1.0, float(np.max(np.abs(b), initial=0.0)))
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=rtol * scale)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=rtol * scale, err_msg=what)
+
+
+def assert_modes_agree(ours: Any, plain: Any, *args: Any, modes: Any) -> None:
+    """As one program, compiled in a hurry: compilation is nearly all the time that these tests take."""
+
+    def run(*args: Any) -> Any:
+        return {mode: (MODES[mode](ours, *args), MODES[mode](plain, *args)) for mode in modes}
+
+    results = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(*args)
+    for mode, (got, want) in results.items():
+        assert_same(got, want, rtol=3e-5, what=mode)

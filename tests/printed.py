@@ -1,4 +1,4 @@
-"""Printed output, compared as a reader would: text exactly, floats to 2e-6, as the ULP differs between releases of XLA."""
+"""Printed output, compared as a reader would: text exactly, floats to 2e-6, as releases of XLA differ in the ULP."""
 
 import doctest
 import math

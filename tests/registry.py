@@ -18,6 +18,9 @@ BY_NAME = {case.name: case for case in CASES}
 # Public names that are not losses: their own test files hold them to account.
 UTILITIES = {"custom_vjp", "reduce", "smooth_labels"}
 
+# Names of optax that run the code of another one.
+ALIASES = {"safe_softmax_cross_entropy", "convex_kl_divergence"}
+
 
 def public_names() -> list[str]:
     return [n for n in jaxloss.__all__ if callable(getattr(jaxloss, n))]

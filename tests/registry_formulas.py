@@ -135,7 +135,7 @@ def softmax_cross_entropy(
 
 
 def one_hot(m: Maths, labels: Any, classes: int) -> Any:
-    return m.number((np.asarray(labels)[..., None] == np.arange(classes)).astype(np.float64))
+    return m.number((m.xp.asarray(labels)[..., None] == np.arange(classes)).astype(np.float32))
 
 
 def integer_cross_entropy(
@@ -143,11 +143,9 @@ def integer_cross_entropy(
 ) -> Any:
     keep = kept_classes(m, x, where, axis)
     rows = last(m, x, axis)
-    labels = np.broadcast_to(np.asarray(labels), rows.shape[:-1])
-    dropped = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
     target = one_hot(m, labels, rows.shape[-1])
     losses = softmax_cross_entropy(m, rows, target, where=None if where is None else keep, **options)
-    return m.where(dropped, 0 * losses, losses)
+    return losses if ignore_index is None else m.where(labels == ignore_index, 0 * losses, losses)
 
 
 def sigmoid_binary_cross_entropy(m: Maths, x: Any, y: Any, pos_weight: Any = 1.0, label_smoothing: Any = 0.0) -> Any:

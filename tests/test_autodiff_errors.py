@@ -94,7 +94,11 @@ def test_negative_static_position():
 
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
-    [((), {}, "missing a required argument: 'x'"), ((1.0, 2.0), {}, "too many"), ((), {"y": 1.0}, "missing|unexpected")],
+    [
+        ((), {}, "missing a required argument: 'x'"),
+        ((1.0, 2.0), {}, "too many"),
+        ((), {"y": 1.0}, "missing|unexpected"),
+    ],
 )
 def test_arguments_that_do_not_bind(args, kwargs, message):
     f = with_rule(identity, fwd, lambda _, g: (g,))

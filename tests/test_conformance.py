@@ -4,51 +4,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import CASES
+from registry import ALIASES, CASES
 
 from jaxloss.testing import check_loss
 
-EVERY_PROMISE = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction", "residuals")
-OPTION_SETS = [(c, name) for c in CASES for name in c.options]
+PROMISES = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction")
+CENTRAL = ("gradient", "modes", "mask")  # for the suite's core
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
+
+
+def parametrize(*values):
+    return pytest.mark.parametrize("case, name", values, ids=lambda x: getattr(x, "name", x))
+
+
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-CASE_AND_OPTIONS = pytest.mark.parametrize("case, name", OPTION_SETS, ids=lambda x: getattr(x, "name", x))
+# An alias runs the same code; for it the defaults are enough.
+OWN = pytest.mark.parametrize("case", [c for c in CASES if c.name not in ALIASES], ids=lambda c: c.name)
+OPTION_SETS = [(c, name) for c in CASES for name in c.options]
+
+
+def check(case, promise, dtype=np.float32, name="default", **given):
+    args, options = case.arguments(dtype, name), case.option_set(name)
+    check_loss(case.fn, args, options=options, reference=case.reference, promises=[promise], **given)
+
+
+@pytest.mark.parametrize("promise", [pytest.param(p, marks=[pytest.mark.core] * (p in CENTRAL)) for p in PROMISES])
+@CASE
+def test_defaults(case, promise):
+    check(case, promise)
+
+
+@pytest.mark.parametrize("promise", ["value", "gradient"])
+@parametrize(*OPTION_SETS)
+def test_options(case, name, promise):
+    check(case, promise, name=name)
+
+
+@parametrize(*((c, n) for c, n in OPTION_SETS if "axis" in c.options[n]))
+def test_masks_along_other_axes(case, name):
+    check(case, "mask", name=name)
+
+
+@pytest.mark.parametrize("promise", ["modes", "transformations", "precision", "mask", "reduction"])
+@parametrize(*((c, n) for c, n in OPTION_SETS if n == "everything"))
+def test_every_option_at_once(case, name, promise):
+    check(case, promise, name=name)
+
+
+@pytest.mark.parametrize("promise", ["modes", "transformations", "mask", "reduction"])
+@OWN
+def test_bfloat16(case, promise):
+    check(case, promise, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("promise", ["modes", "mask"])
+@OWN
+def test_float16(case, promise):
+    check(case, promise, jnp.float16)
+
+
+@pytest.mark.parametrize("promise", ["gradient", "modes"])
+@OWN
+def test_float64(case, promise):
+    with jax.enable_x64(True):
+        check(case, promise, np.float64, rtol=1e-11)
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("promise", EVERY_PROMISE)
-@CASE
-def test_defaults(case, promise):
-    check_loss(case.fn, case.arguments(), reference=case.reference, promises=[promise])
-
-
-@pytest.mark.parametrize("promise", ["value", "gradient", "modes", "mask", "residuals"])
-@CASE_AND_OPTIONS
-def test_options(case, name, promise):
-    check_loss(
-        case.fn,
-        case.arguments(options=name),
-        options=case.option_set(name),
-        reference=case.reference,
-        promises=[promise],
-    )
-
-
-@pytest.mark.parametrize("promise", ["transformations", "precision", "reduction"])
-@pytest.mark.parametrize("case", [c for c in CASES if "everything" in c.options], ids=lambda c: c.name)
-def test_every_option_at_once(case, promise):
-    check_loss(case.fn, case.arguments(options="everything"), options=case.option_set("everything"), promises=[promise])
-
-
-@pytest.mark.parametrize("promise", ["value", "gradient", "modes", "transformations", "mask", "reduction", "residuals"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
-@CASE
-def test_half_precision(case, dtype, promise):
-    check_loss(case.fn, case.arguments(dtype), reference=case.reference, promises=[promise])
-
-
-@pytest.mark.parametrize("promise", ["value", "gradient", "modes", "mask", "reduction"])
-@CASE
-def test_float64(case, promise):
-    with jax.enable_x64(True):
-        check_loss(case.fn, case.arguments(np.float64), reference=case.reference, rtol=1e-11, promises=[promise])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@parametrize(*((c, "default") for c in CASES), *((c, n) for c, n in OPTION_SETS if n not in c.shapes))
+def test_residuals(case, name, dtype):
+    """Many classes, so that a copy in float32 cannot hide behind the numbers for each row; nothing is compiled."""
+    options = case.option_set(name, (8, 129))
+    check_loss(case.fn, case.arguments(dtype, name, (8, 129)), options=options, promises=["residuals"])

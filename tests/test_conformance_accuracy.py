@@ -77,7 +77,9 @@ def last_bit(case, args, want):
     rng = np.random.default_rng(6)
     moved = []
     for _ in range(3):
-        near = [np.nextafter(a, rng.choice([-INF, INF], a.shape)).astype(a.dtype) for a in args]
+        near = list(args)
+        for i in floating(args):
+            near[i] = np.nextafter(args[i], rng.choice([-INF, INF], args[i].shape).astype(args[i].dtype))
         moved.append([np.abs(r - w) for r, w in zip(exact_results(case, near), want, strict=True)])
     return [2 * np.max(m, axis=0) for m in zip(*moved, strict=True)]
 

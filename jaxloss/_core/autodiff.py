@@ -138,20 +138,20 @@ class _Call:
     def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         perturbed = [not _is_zero_tangent(t) for t in tangents]
         out, residuals = self.forward(primals, perturbed)
-        saved = _Saved(residuals)
+        saved, restore = _flatten_residuals(residuals)
         tangent_avals = [jax.typeof(x).to_tangent_aval() for x in out]
         inexact = [a.dtype != jax.dtypes.float0 for a in tangent_avals]
         rule = _Rule(
             name_of(self.owner.fun),
-            _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), saved, tuple(tangent_avals)),
-            len(saved.arrays),
+            _Pullback(self, tuple(jax.typeof(x) for x in primals), tuple(perturbed), restore, tuple(tangent_avals)),
+            len(saved),
             tuple(jax.typeof(x).to_tangent_aval() for x, p in zip(primals, perturbed, strict=True) if p),
             tuple(a for a, keep in zip(tangent_avals, inexact, strict=True) if keep),
         )
         pushed: Any = iter(())
         if rule.out_avals and rule.in_avals:
             moving = [t for t, p in zip(tangents, perturbed, strict=True) if p]
-            pushed = iter(pushforward_p.bind(*saved.arrays, *moving, rule=rule))
+            pushed = iter(pushforward_p.bind(*saved, *moving, rule=rule))
         return out, [
             next(pushed, None) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)
         ]
@@ -202,29 +202,27 @@ _PAIR = (
 )
 
 
-class _Saved:
-    """Residuals as flat arrays. Python numbers among them (a size, an axis) stay what they are in every mode."""
+def _flatten_residuals(residuals: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """Flat arrays, and the way back. Python numbers (a size, an axis) stay what they are in every mode."""
+    leaves, tree = tree_flatten(residuals)
+    numbers = {i: x for i, x in enumerate(leaves) if isinstance(x, bool | int | float | complex)}
+    arrays = [x for i, x in enumerate(leaves) if i not in numbers]
 
-    def __init__(self, residuals: Any) -> None:
-        leaves, self.tree = tree_flatten(residuals)
-        self.numbers = {i: x for i, x in enumerate(leaves) if isinstance(x, bool | int | float | complex)}
-        self.arrays = [x for i, x in enumerate(leaves) if i not in self.numbers]
-
-    def restore(self, arrays: Sequence[Any]) -> Any:
+    def restore(arrays: Sequence[Any]) -> Any:
         values = iter(arrays)
-        return tree_unflatten(
-            self.tree, [self.numbers[i] if i in self.numbers else next(values) for i in range(self.tree.num_leaves)]
-        )
+        return tree_unflatten(tree, [numbers[i] if i in numbers else next(values) for i in range(tree.num_leaves)])
+
+    return arrays, restore
 
 
 class _Pullback:
     """`bwd` on flat lists: residual leaves and inexact cotangents in, cotangents of the perturbed inputs out."""
 
     def __init__(
-        self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], saved: _Saved, out: tuple[Any, ...]
+        self, call: _Call, in_avals: tuple[Any, ...], perturbed: tuple[bool, ...], restore: Any, out: tuple[Any, ...]
     ) -> None:
         self.call, self.in_avals, self.perturbed = call, in_avals, perturbed
-        self.restore, self.out_avals = saved.restore, out
+        self.restore, self.out_avals = restore, out
 
     def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         owner, call = self.call.owner, self.call

@@ -85,7 +85,7 @@ def _apply(eqn: Any, ins: list[_Kind]) -> list[_Kind]:
     if eqn.primitive.name == "cond":
         return _cond(params["branches"], ins)
     if eqn.primitive.name == "scan":
-        return _loop(params["jaxpr"], params["num_consts"], params["num_carry"], ins)
+        return _scan(eqn, ins)
     if eqn.primitive.name == "while":
         return _while(params, ins)
     for inner in params.values():  # a call: jit, remat, custom_jvp, shard_map
@@ -109,6 +109,14 @@ def _primitive(name: str, ins: list[_Kind], inexact: list[bool]) -> _Kind:
 def _cond(branches: Sequence[Any], ins: list[_Kind]) -> list[_Kind]:
     each = zip(*(_call(branch, ins[1:]) for branch in branches), strict=True)
     return [_Kind.OTHER if ins[0] is _Kind.OTHER else functools.reduce(_either, kinds) for kinds in each]
+
+
+def _scan(eqn: Any, ins: list[_Kind]) -> list[_Kind]:
+    """Constants, carry and slices are told apart by rank: how a jaxpr counts them changes from one jax to the next."""
+    body = eqn.params["jaxpr"]
+    carry = sum(map(_same_rank, eqn.outvars, _open(body).outvars))
+    whole = sum(map(_same_rank, eqn.invars, _open(body).invars))
+    return _loop(body, whole - carry, carry, ins)
 
 
 def _loop(body: Any, num_consts: int, num_carry: int, ins: list[_Kind]) -> list[_Kind]:
@@ -137,6 +145,10 @@ def _either(a: _Kind, b: _Kind) -> _Kind:
 
 def _open(jaxpr: Any) -> Jaxpr:
     return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def _same_rank(a: Any, b: Any) -> bool:
+    return len(a.aval.shape) == len(b.aval.shape)
 
 
 def _same_signature(jaxpr: Jaxpr, eqn: Any) -> bool:

@@ -24,13 +24,15 @@ loop, and the library adds up the 2% that is left. Elsewhere, and where the clas
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.precision import upcast
 
@@ -54,7 +56,7 @@ class RowStats(NamedTuple):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def row_stats(x: Any, axis: int, scores: Scores = upcast) -> RowStats:
     """The maximum of each row and the sum of exp(z_k - max) over the other classes."""
-    if _in_lanes(x, axis):
+    if _use_lanes(x):
         top, rest = _stats_in_lanes(x, axis, scores)
     else:
         top, rest = _stats_by_reduction(scores(x), axis)
@@ -82,14 +84,29 @@ def _is_first_max(z: Array, stats: RowStats, axis: int) -> Array:
 def _stats_by_reduction(z: Array, axis: int) -> tuple[Array, Array]:
     top = jnp.max(z, axis, keepdims=True)
     is_top = z == top
-    others = jnp.sum(jnp.where(is_top, 0, exp_minus(z, top)), axis, keepdims=True)
+    exp, scale = _row_exp(top)
+    others = jnp.sum(jnp.where(is_top, 0, exp(z)), axis, keepdims=True)
     ties = jnp.sum(is_top.astype(z.dtype), axis, keepdims=True)
-    return top, others + (ties - 1)
+    return top, others * scale + (ties - 1)
 
 
 def exp_minus(x: Array, top: Array) -> Array:
     """exp(x - top) for x <= top; 0 where that is below the smallest normal number, 1 where both are +inf."""
     return scaled_exp(x, top, jnp.ones_like(top))
+
+
+def _row_exp(top: Array) -> tuple[Callable[[Array], Array], Array]:
+    """exp(z - top) up to a factor for each row, to be applied to the sum.
+
+    Without the factor, e^-44, the sum of many classes far below the maximum would lose those that are subnormal: a
+    quarter of it for 131072 classes and a loss of 1e-35.
+    """
+    low = top - 44
+    scale = exp_minus(low, top)
+    if not _by_parts(top):
+        return lambda z: exp_minus(z, low), scale
+    reduced, missing = _reduced_top(low)
+    return lambda z: _exp_by_parts(z, reduced), missing * scale
 
 
 @jax.custom_jvp
@@ -100,16 +117,23 @@ def scaled_exp(x: Array, top: Array, factor: Array) -> Array:
         return _exp_by_parts(x, top) * (exp_scale * factor)
     high, low = two_difference(x, top)
     e = jnp.exp(high)
-    compensated = jnp.where(high < _LOG_TINY, 0, e + e * low)  # low is NaN where high is -inf
+    tiny = np.log(jnp.finfo(e.dtype).tiny)
+    compensated = jnp.where(high < tiny, 0, e + e * low)  # low is NaN where high is -inf
     return jnp.where(x == jnp.inf, 1, compensated) * factor
 
 
-@scaled_exp.defjvp
-def _scaled_exp_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+@functools.partial(scaled_exp.defjvp, symbolic_zeros=True)
+def _scaled_exp_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     value = scaled_exp(*primals)
-    x, top, _ = primals
     x_dot, top_dot, factor_dot = tangents
-    return value, value * (x_dot - top_dot) + scaled_exp(x, top, factor_dot)
+    value_dot = jnp.zeros_like(value)
+    if not isinstance(x_dot, SymbolicZero):
+        value_dot += value * x_dot
+    if not isinstance(top_dot, SymbolicZero):
+        value_dot -= value * top_dot
+    if not isinstance(factor_dot, SymbolicZero):
+        value_dot += scaled_exp(primals[0], primals[1], factor_dot)
+    return value, value_dot
 
 
 def _by_parts(x: Array) -> bool:
@@ -195,8 +219,22 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
     return jnp.where(at_label == jnp.inf, 0, stats.max - at_label)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def row_sum(x: Any, axis: int, term: Scores = upcast) -> Array:
-    return jnp.sum(term(x), axis)
+    """sum_k term(x)_k; the term may depend on x only element by element."""
+    if not _use_lanes(x):
+        return jnp.sum(term(x), axis)
+    axis %= jax.tree.leaves(x)[0].ndim
+    slices, fresh = _slices(x, axis, term)
+    if fresh is not None:
+        slices[-1] = jnp.where(fresh, slices[-1], 0)
+    return jnp.sum(functools.reduce(jnp.add, slices), (axis, axis + 1))
+
+
+@row_sum.defjvp
+def _row_sum_jvp(axis: int, term: Scores, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # Why a rule: the transpose of a slice is a padded copy of the size of x.
+    return row_sum(*primals, axis, term), jnp.sum(jax.jvp(term, primals, tangents)[1], axis)
 
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
@@ -210,9 +248,12 @@ def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
     return jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + jnp.log1p(stats.rest))
 
 
-# Lanes: the form for XLA:CPU.
+# Lanes: the form for XLA:CPU. The class axis of n = blocks * slices * width entries is seen as that box, and its slices
+# are added up, which leaves blocks * width lanes for each row.
 
-_VECTOR = 8  # lanes are whole vectors of float32 registers
+_SLICES = 48  # at most: 2% of the row is left, compiled in about a second
+_VECTOR = 8  # float32 numbers in a register
+_WORTH_IT = 2**15  # entries; below, plain reductions take no longer and compile faster
 
 
 def _one_cpu() -> bool:
@@ -220,80 +261,106 @@ def _one_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-def _in_lanes(x: Any, axis: int) -> bool:
-    return _one_cpu()
+def _use_lanes(x: Any) -> bool:
+    return _one_cpu() and jax.tree.leaves(x)[0].size >= _WORTH_IT
+
+
+class _Box(NamedTuple):
+    blocks: int
+    slices: int
+    width: int
+    missing: int  # how many entries the last slice shares with the one before, as blocks * slices * width > n
+
+
+def _box(n: int, trailing: int, most: int) -> _Box:
+    """The shape for n classes with `trailing` entries behind each of them."""
+    if n <= most:
+        return _Box(1, n, 1, 0)
+    widths = (1,) if trailing >= _VECTOR else (4 * _VECTOR, 2 * _VECTOR, _VECTOR)
+    for slices in range(most, most // 3, -1):
+        for width in widths:
+            if n % (slices * width) == 0:
+                return _Box(n // (slices * width), slices, width, 0)
+    width = widths[-1] * -(-n // (widths[-1] * most))
+    slices = -(-n // width)
+    return _Box(1, slices, width, slices * width - n)
 
 
 def _has_classes(leaf: Any, like: Array, axis: int) -> bool:
-    return leaf.ndim == like.ndim and leaf.shape[axis] == like.shape[axis]
+    return jnp.ndim(leaf) == like.ndim and leaf.shape[axis] == like.shape[axis]
 
 
-def _views(x: Array, axis: int) -> list[Callable[[int, int], Array]]:
-    """Ways to slice x that XLA:CPU tells apart: it fuses an elementwise operation into at most 15 slices of it, and
-    one more makes it write all of it out. A slice of half precision is of its float32 conversion."""
-
-    def cut(a: Array) -> Callable[[int, int], Array]:
-        return lambda start, stop: lax.slice_in_dim(a, start, stop, axis=axis)
-
-    if x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        return [cut(x)]
-    bits = [cut(lax.bitcast_convert_type(x, dtype)) for dtype in (jnp.uint16, jnp.int16)]
-    back = [lambda start, stop, cut=cut: lax.bitcast_convert_type(cut(start, stop), x.dtype) for cut in bits]
-    return [cut(x), *back]
+def _views(x: Array) -> list[tuple[Array, Callable[[Array], Array]]]:
+    """Arrays to slice instead of x, and the way back. XLA:CPU fuses an elementwise operation into at most 15 slices
+    of its result, else it writes all of it out; and a slice of half precision is one of its float32 conversion."""
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize > 2:
+        return [(x, lambda a: a)]
+    bits = [lax.bitcast_convert_type(x, dtype) for dtype in (jnp.uint16, jnp.int16)]
+    return [(x, lambda a: a), *((b, lambda a: lax.bitcast_convert_type(a, x.dtype)) for b in bits)]
 
 
-def _pieces(x: Any, axis: int) -> Iterator[tuple[Any, Array | None]]:
-    """Slices of the row, of one width. The last may overlap the one before: `fresh` says what is new in it."""
+def _slicer(leaf: Any, like: Array, axis: int, box: _Box) -> Callable[[int], Any]:
+    """From the number of a slice to the slice, of shape [..., blocks, width, ...]."""
+    if jnp.ndim(leaf) != like.ndim:
+        return lambda i: leaf
+    if not _has_classes(leaf, like, axis):
+        return lambda i: jnp.expand_dims(leaf, axis)
+    views = _views(leaf)
+
+    def cut(i: int) -> Array:
+        view, back = views[i * len(views) // box.slices]
+        if box.missing:
+            start = min(i * box.width, leaf.shape[axis] - box.width)
+            return back(jnp.expand_dims(lax.slice_in_dim(view, start, start + box.width, axis=axis), axis))
+        split = view.reshape(*leaf.shape[:axis], box.blocks, box.slices, box.width, *leaf.shape[axis + 1 :])
+        return back(jnp.squeeze(lax.slice_in_dim(split, i, i + 1, axis=axis + 1), axis + 1))
+
+    return cut
+
+
+def _slices(x: Any, axis: int, scores: Scores) -> tuple[list[Array], Array | None]:
+    """The scores of every slice, and which entries of the last one are not in the one before (None: all)."""
     leaves, tree = jax.tree.flatten(x)
     like = leaves[0]
-    classes = like.shape[axis]
-    half = like.dtype.itemsize == 2
-    most = 45 if half else 48
-    width = 1 if classes <= most else _VECTOR * -(-classes // (_VECTOR * most))
-    count = -(-classes // width)
-    views = [_views(leaf, axis) if _has_classes(leaf, like, axis) else None for leaf in leaves]
-    lane = _class_index(lax.slice_in_dim(like, 0, width, axis=axis), axis, jnp.int32)
-    for i in range(count):
-        stop = min((i + 1) * width, classes)
-        cut = [
-            leaf if view is None else view[i * len(view) // count](stop - width, stop)
-            for leaf, view in zip(leaves, views, strict=True)
-        ]
-        fresh = lane >= (i + 1) * width - classes if stop < (i + 1) * width else None
-        yield jax.tree.unflatten(tree, cut), fresh
+    most = _SLICES if like.dtype.itemsize > 2 else min(_SLICES, 3 * 15)
+    box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), most)
+    cuts = [_slicer(leaf, like, axis, box) for leaf in leaves]
+    in_axes = [axis if jnp.ndim(leaf) == like.ndim else None for leaf in leaves]
+
+    def one(*slices: Any) -> Array:
+        return scores(jax.tree.unflatten(tree, slices))
+
+    over_blocks = jax.vmap(one, in_axes, axis)  # `scores` sees the rank that it knows
+    z = [over_blocks(*(cut(i) for cut in cuts)) for i in range(box.slices)]
+    fresh = _class_index(z[-1], axis + 1, jnp.int32) >= box.missing if box.missing else None
+    return z, fresh
 
 
 def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
-    pieces = list(_pieces(x, axis))
-    if scores is upcast and len(pieces) < jax.tree.leaves(x)[0].shape[axis]:
+    axis %= jax.tree.leaves(x)[0].ndim
+    both = (axis, axis + 1)
+    slices, fresh = _slices(x, axis, scores)
+    single = slices[0].shape[axis] * slices[0].shape[axis + 1] == 1
+    if scores is upcast and not single:
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
     else:
-        top = functools.reduce(jnp.maximum, (scores(piece) for piece, _ in pieces))
-        top = jnp.max(top, axis, keepdims=True)
-    exp, scale = _row_exp(top)
+        top = jnp.squeeze(jnp.max(functools.reduce(jnp.maximum, slices), both, keepdims=True), axis)
+    exp, scale = _row_exp(jnp.expand_dims(top, axis))
     others, ties = 0.0, 0.0
-    for piece, fresh in pieces:
-        z = scores(piece) if fresh is None else jnp.where(fresh, scores(piece), -jnp.inf)
-        is_top = z == top
+    for i, z in enumerate(slices):
+        z = z if fresh is None or i < len(slices) - 1 else jnp.where(fresh, z, -jnp.inf)
+        is_top = z == jnp.expand_dims(top, axis)
         others = others + jnp.where(is_top, 0, exp(z))
         ties = ties + is_top.astype(z.dtype)
     others = others * scale
-    if jnp.shape(others)[axis] == 1:
-        return _computed_once(top), _computed_once(others + (ties - 1))
+    if single:
+        return _computed_once(top), _computed_once(jnp.squeeze(others + (ties - 1), axis))
     # One array for both, so that the loop above runs once: the sign says that this lane has a maximum, which the
-    # sum of the lanes counts once too often for every such lane but one.
-    lanes = jnp.where(ties > 0, -(others + (ties - 1)), others)
-    with_top = jnp.sum(jnp.signbit(lanes).astype(lanes.dtype), axis, keepdims=True)
-    return top, jnp.sum(jnp.abs(lanes), axis, keepdims=True) + (with_top - 1)
-
-
-def _row_exp(top: Array) -> tuple[Callable[[Array], Array], Array]:
-    """exp(z - top) of a slice z, up to a factor that may follow the sum."""
-    one = jnp.ones_like(top)
-    if not _by_parts(top):
-        return lambda z: scaled_exp(z, top, one), one
-    reduced, scale = _reduced_top(top)
-    return lambda z: _exp_by_parts(z, reduced), scale
+    # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
+    tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0
+    lanes = jnp.where(ties > 0, -(others + (ties - 1) + tiny), others)
+    with_top = -jnp.sum(jnp.minimum(jnp.sign(lanes), 0), both)
+    return top, jnp.expand_dims(jnp.sum(jnp.abs(lanes), both) - tiny * with_top + (with_top - 1), axis)
 
 
 def _computed_once(x: Array) -> Array:

@@ -75,7 +75,7 @@ def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Arr
         label, valid = _label(target, z.shape[axis])
         cross = jnp.where(valid, stable.label_gap(z, stats, label, axis) + log_rest, jnp.nan)
     elif target is not None:
-        t = _times(target.astype(z.dtype), _along(class_weights, z, axis))
+        t = target.astype(z.dtype) * _along(class_weights, z, axis)
         cross = stable.row_sum(_times(t, stable.gap(z, stats, axis) + jnp.expand_dims(log_rest, axis)), axis)
     if wanted.spread:
         spread = spread_sum(stable.gap(z, stats, axis) + jnp.expand_dims(log_rest, axis), class_weights, s.mask, axis)
@@ -95,7 +95,9 @@ def _backward(wanted: Wanted, residuals: Any, cotangents: tuple[Array | None, Ar
     p = stable.softmax(z, stats, axis)
     to_scores = jnp.zeros_like(z)
     to_target = to_classes = None
+    # A ruled-out class has an infinite gap. The largest number stands for it, so that a cotangent of 0 stays 0.
     gap = stable.gap(z, stats, axis) + jnp.expand_dims(jnp.log1p(stats.rest), axis)
+    gap = jnp.minimum(gap, jnp.finfo(gap.dtype).max)
 
     if g_cross is not None and _is_label(target):
         label, valid = _label(target, z.shape[axis])
@@ -104,14 +106,14 @@ def _backward(wanted: Wanted, residuals: Any, cotangents: tuple[Array | None, Ar
         to_scores = g_cross * jnp.where(stable.is_label(z, label, axis), at_label, p)
     elif g_cross is not None:
         c = _along(class_weights, z, axis)
-        t = _times(target.astype(z.dtype), c)
+        t = target.astype(z.dtype) * c
         to_scores = g_cross * _mixture_slope(z, stats, p, t, axis)
-        to_target = cotangent(_times(g_cross * c, gap), target)
-        to_classes = _times(g_cross * target.astype(z.dtype), gap)
+        to_target = cotangent(g_cross * c * gap, target)
+        to_classes = g_cross * target.astype(z.dtype) * gap
     if g_spread is not None:
         c = _spread_weights(class_weights, s.mask, z, axis)
         to_scores += g_spread * (p * jnp.expand_dims(stable.row_sum(c, axis), axis) - c)
-        kept = _times(g_spread if s.mask is None else jnp.where(s.mask, g_spread, 0), gap)
+        kept = (g_spread if s.mask is None else jnp.where(s.mask, g_spread, 0)) * gap
         to_classes = kept if to_classes is None else to_classes + kept
     if g_lse is not None:
         to_scores += g_lse * p
@@ -182,8 +184,11 @@ def _spread_weights(class_weights: Array | None, mask: Array | None, z: Array, a
 
 
 def _times(weight: Array, value: Array) -> Array:
-    """weight * value with 0 * inf = 0: a class of weight zero does not count, even if it is ruled out."""
-    return jnp.where(weight == 0, 0, weight * value)
+    """weight * value with 0 * inf = 0: a class of weight zero does not count, even if it is ruled out.
+
+    Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
+    """
+    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
 def _mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, axis: int) -> Array:

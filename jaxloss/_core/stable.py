@@ -5,8 +5,11 @@ Row statistics of a softmax are in `rows.py` and are named here too.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxloss._core.precision import upcast
@@ -21,6 +24,7 @@ from jaxloss._core.rows import (
     pick,
     row_stats,
     row_sum,
+    scaled_exp,
     softmax,
     two_difference,
 )
@@ -31,29 +35,89 @@ __all__ = [
     "gap",
     "is_label",
     "label_gap",
+    "log1mexp",
     "logsumexp",
     "one_minus_probability",
     "phi",
     "pick",
     "row_stats",
     "row_sum",
+    "safe_norm",
+    "scaled_exp",
     "softmax",
+    "softplus",
     "two_difference",
     "upcast",
+    "xlogy",
 ]
 
 
 @jax.custom_jvp
 def phi(d: Array) -> Array:
     """exp(d) - 1 - d >= 0, without cancellation near 0."""
-    small = jnp.abs(d) < 0.5
-    near = jnp.where(small, d, 0)
-    series = jnp.zeros_like(near)
-    for n in range(12, 1, -1):  # d^2 / 2 (1 + d / 3 (1 + d / 4 (...)))
-        series = 1 + near / (n + 1) * series if n < 12 else jnp.ones_like(near)
-    return jnp.where(small, near * near / 2 * series, jnp.expm1(d) - d)
+    near = jnp.where(jnp.abs(d) < 1, d, 0)
+    series = jnp.ones_like(near)
+    for n in range(20 if d.dtype == jnp.float64 else 11, 2, -1):  # d^2 / 2 (1 + d / 3 (1 + d / 4 (...)))
+        series = 1 + near / n * series
+    return jnp.where(jnp.abs(d) < 1, near * near / 2 * series, jnp.expm1(d) - d)
 
 
 @phi.defjvp
 def _phi_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return phi(*primals), jnp.expm1(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)), for any x."""
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # Why a rule: the derivatives of the two summands do not add up at 0 and are NaN at the infinities.
+    return softplus(*primals), jax.nn.sigmoid(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
+def log1mexp(x: Array) -> Array:
+    """log(1 - exp(-x)) for x >= 0; -inf at 0."""
+    small = x < np.log(2)
+    near = jnp.log(-jnp.expm1(-jnp.where(small, x, 1)))
+    far = jnp.log1p(-jnp.exp(-jnp.where(small, 1, x)))
+    return jnp.where(small, near, far)
+
+
+@log1mexp.defjvp
+def _log1mexp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log1mexp(*primals), tangents[0] / jnp.expm1(primals[0])
+
+
+@jax.custom_jvp
+def xlogy(x: Array, y: Array) -> Array:
+    """x log(y), 0 where x is 0. The derivative by x is log(y), at y = 0 the lowest number, so that 0 times it is 0."""
+    return jnp.where(x == 0, 0, x * jnp.log(jnp.where(x == 0, 1, y)))
+
+
+@xlogy.defjvp
+def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, y = primals
+    by_x = jnp.maximum(jnp.log(y), jnp.finfo(y.dtype).min)
+    by_y = jnp.where(x == 0, 0, x / jnp.where(x == 0, 1, y))
+    return xlogy(x, y), by_x * tangents[0] + by_y * tangents[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def safe_norm(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """The Euclidean norm, axes kept with length 1. Squares neither overflow nor vanish; the gradient at 0 is 0."""
+    largest = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis, keepdims=True))
+
+
+@safe_norm.defjvp
+def _safe_norm_jvp(axis: int | tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (x_dot,) = primals, tangents
+    norm = safe_norm(x, axis)
+    unit = x / jnp.where(norm == 0, 1, norm)
+    return norm, jnp.sum(unit * x_dot, axis, keepdims=True)

@@ -15,29 +15,31 @@ from jaxloss._core.typing import Array, Axis
 
 def over_classes(
     fn: str,
-    rule: Callable[[int, Array, Array], Array],
+    rule: Callable[[int, Array, Array, Array | None], Array],
     prediction: tuple[str, Any],
     target: tuple[str, Any],
     axis: Axis | None,
     where: Any,
     *,
-    dropped: tuple[float, float],
     weights: Any,
     reduction: str,
 ) -> Array:
-    """Check the arguments, each a pair of its name and its value, fill the masked ones, and reduce `rule`.
+    """Check the arguments, each a pair of its name and its value, and reduce what `rule` makes of them.
 
-    The rule gets the one class axis and both sides, and returns one value for each row. `dropped` is what stands on the
-    two sides for a class that is masked out.
+    The rule gets the one class axis, both sides, and what to keep of them or `None`; it returns one value for each row.
     """
     x = checks.floating(fn, *prediction)
     y = checks.broadcast(fn, target[0], checks.number(fn, *target), x.shape, prediction[0])
     axes = class_axes(fn, axis, x.ndim)
-    elements, rows = masks(fn, where, x.shape, axes, prediction[0])
-    if rows is not None:
-        x, y = (_fill(elements, jnp.expand_dims(rows, axes), z, v) for z, v in zip((x, y), dropped, strict=True))
-    losses = rule(min(axes, default=0), _merge(x, axes), _merge(y, axes))
+    keep, rows = masks(fn, where, x.shape, axes, prediction[0])
+    keep = None if keep is None else _merge(keep, axes)
+    losses = rule(min(axes, default=0), _merge(x, axes), _merge(y, axes), keep)
     return reduce(losses, where=rows, weights=weights, reduction=reduction, fn=fn)
+
+
+def require_classes(fn: str, arg: str, x: Array, axis: int) -> None:
+    if x.shape[axis] == 0:
+        raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
 
 
 def class_axes(fn: str, axis: Axis | None, ndim: int) -> tuple[int, ...]:
@@ -47,23 +49,21 @@ def class_axes(fn: str, axis: Axis | None, ndim: int) -> tuple[int, ...]:
 def masks(
     fn: str, where: Any, shape: tuple[int, ...], axes: tuple[int, ...], of: str
 ) -> tuple[Array | None, Array | None]:
-    """The elements to keep, or `None` for whole rows, and the rows: those of which anything is kept."""
+    """What to keep of each row, all or nothing of it with class axes of length 1; and the rows of which anything is."""
     if where is None:
         return None, None
     where = checks.mask(fn, "where", where)
     if where.shape == tuple(n for i, n in enumerate(shape) if i not in axes):
-        return None, where
-    elements = checks.broadcast(fn, "where", where, shape, of)
-    return elements, jnp.any(elements, axis=axes)
+        return jnp.expand_dims(where, axes), where
+    keep = checks.broadcast(fn, "where", where, shape, of)
+    return keep, jnp.any(keep, axis=axes)
 
 
-def _fill(elements: Array | None, rows: Array, x: Array, value: float) -> Array:
-    """A dropped class is `value`; so is a dropped row, or 0 if that is not finite: every derivative is finite there."""
-    if elements is not None:
-        x = fill(elements, x, value)
-    if elements is None or math.isinf(value):
-        x = fill(rows, x, 0 if math.isinf(value) else value)
-    return x
+def rule_out(keep: Array | None, x: Array, axis: int) -> Array:
+    """Logits with -inf for a dropped class, and 0 all along a dropped row, where every derivative is finite."""
+    if keep is None or keep.shape[axis] == 1:
+        return fill(keep, x)
+    return jnp.where(keep, x, jnp.where(jnp.any(keep, axis, keepdims=True), -jnp.inf, 0).astype(x.dtype))
 
 
 def _merge(x: Array, axes: tuple[int, ...]) -> Array:

@@ -12,7 +12,7 @@ from jaxloss._core.precision import compute_dtype, cotangent, promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._divergence.arguments import scalar
-from jaxloss._divergence.pair import kl_term, times
+from jaxloss._divergence.pair import LOWEST, RULED_OUT, kl_term
 
 
 @loss()
@@ -28,8 +28,8 @@ def sigmoid_kl_divergence(
     r"""Kullback-Leibler divergence of two Bernoullis, for each element: $q\log\frac qp + (1-q)\log\frac{1-q}{1-p}$.
 
     $p = \sigma(x / T)$ is the prediction and $q = \sigma(y / T)$ the target, at temperature $T$. As in
-    `softmax_kl_divergence`, two non-negative terms are added and nothing cancels: logits that differ by $10^{-6}$ give a
-    divergence of full relative precision.
+    `softmax_kl_divergence`, two non-negative terms are added and nothing cancels: logits that differ by $10^{-6}$ give
+    a divergence of full relative precision.
 
     Args:
       logits: $x$, any shape; one independent decision each.
@@ -50,7 +50,7 @@ def sigmoid_kl_divergence(
     Reference: Kullback, Leibler, "On Information and Sufficiency" (1951).
 
     >>> print(sigmoid_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1e-3, -1.0])))
-    [1.2499999e-07 4.6211720e-01]
+    [1.2499996e-07 4.6211717e-01]
     """
     fn = "sigmoid_kl_divergence"
     checks.in_range(fn, "temperature", temperature, 0, jnp.inf, open_low=True)
@@ -78,9 +78,10 @@ def _terms(x: Array, y: Array, d: Array) -> tuple[Array, Array]:
 
 
 def _scaled(x: Array, y: Array, t: Array) -> tuple[Array, Array, Array]:
-    """Logits at their temperature, and their difference, which is 0 between equal infinities."""
+    """Logits at their temperature, finite, and their difference."""
     x, y, t = promote(x, y, t)
-    return x / t, y / t, jnp.where(x == y, 0, x - y) / t
+    x, y = jnp.clip(x, LOWEST, -LOWEST), jnp.clip(y, LOWEST, -LOWEST)
+    return x / t, y / t, (x - y) / t
 
 
 def _log_ratios(x: Array, y: Array, d: Array) -> tuple[Array, Array]:
@@ -107,10 +108,11 @@ def _sigmoid_kl_bwd(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Ar
     p, not_p, q, not_q = (jax.nn.sigmoid(z) for z in (a, -a, b, -b))
     above = d > 0
     to_x = jnp.where(above, -p * not_q, q * not_p) * jnp.expm1(jnp.where(above, -d, d))
-    to_y = -times(q * not_q, d)
+    both = q * not_q
+    to_y = -jnp.where((jnp.abs(d) > RULED_OUT) & (both > 0), jnp.sign(d) * jnp.inf, both * d)
     yes, no = _terms(a, b, d)
     # x to_x + y to_y with x = y + d: the first-order parts cancel on paper instead of in float32
-    by_t = jnp.where(jnp.isinf(b), times(to_x, a), times(to_x, d) + times(yes - q * (yes + no), b))
+    by_t = jnp.where(jnp.abs(b) > RULED_OUT, to_x * a, to_x * d + (yes - q * (yes + no)) * b)
     g = g / t
     return cotangent(g * to_x, x), cotangent(g * to_y, y), -jnp.sum(g * by_t)
 

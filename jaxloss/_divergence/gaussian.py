@@ -27,11 +27,11 @@ def gaussian_kl(
     weights: Num[ArrayLike, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, ...]:
-    r"""Kullback-Leibler divergence of diagonal Gaussians: $\frac12\sum_i \phi(s_i - s^0_i) + (\mu_i - \mu^0_i)^2 e^{-s^0_i}$.
+    r"""Divergence of diagonal Gaussians: $\frac12\sum_i \phi(s_i - s^0_i) + (\mu_i - \mu^0_i)^2 e^{-s^0_i}$.
 
-    It is $\mathrm{KL}(\mathcal N(\mu, e^s) \,\|\, \mathcal N(\mu^0, e^{s^0}))$, with $\phi(d) = e^d - 1 - d$; against the
-    standard normal prior $\frac12\sum_i \mu_i^2 + e^{s_i} - 1 - s_i$. Both terms are non-negative and computed so that
-    nothing cancels, nor overflows where the result does not.
+    The Kullback-Leibler divergence $\mathrm{KL}(\mathcal N(\mu, e^s) \,\|\, \mathcal N(\mu^0, e^{s^0}))$, with
+    $\phi(d) = e^d - 1 - d$; against the standard normal prior $\frac12\sum_i \mu_i^2 + e^{s_i} - 1 - s_i$. Both terms
+    are non-negative and computed so that nothing cancels, nor overflows where the result does not.
 
     Args:
       mean: $\mu$, any shape.
@@ -63,56 +63,53 @@ def gaussian_kl(
     mean = checks.floating(fn, "mean", mean)
     log_variance = checks.floating(fn, "log_variance", log_variance)
     axes = class_axes(fn, axis, mean.ndim)
-    elements, rows = masks(fn, where, mean.shape, axes, "mean")
-    keep = jnp.expand_dims(rows, axes) if elements is None and rows is not None else elements
+    keep, rows = masks(fn, where, mean.shape, axes, "mean")
 
-    def prepare(arg: str, value: Any) -> Array | None:
-        if value is None:
-            return None
-        return fill(keep, checks.broadcast(fn, arg, checks.number(fn, arg, value), mean.shape, "mean"))
+    def given(arg: str, value: Any) -> Array:
+        return checks.broadcast(fn, arg, checks.number(fn, arg, value), mean.shape, "mean")
 
-    terms = _gaussian_kl(
-        fill(keep, mean),
-        prepare("log_variance", log_variance),
-        prepare("prior_mean", prior_mean),
-        prepare("prior_log_variance", prior_log_variance),
-    )
+    log_variance = given("log_variance", log_variance)
+    prior = [
+        None if v is None else given(n, v)
+        for n, v in (("prior_mean", prior_mean), ("prior_log_variance", prior_log_variance))
+    ]
+    terms = _gaussian_kl(mean, log_variance, *prior, keep)
     return reduce(jnp.sum(terms, axis=axes), where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
 @custom_vjp
-def _gaussian_kl(mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None) -> Array:
-    d, _, z = _standardised(mean, log_var, mean0, log_var0)
+def _gaussian_kl(mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None, keep: Array | None) -> Array:
+    d, _, z = _standardised(mean, log_var, mean0, log_var0, keep)
     return 0.5 * (stable.phi(d) + jnp.square(z))
 
 
 def _standardised(
-    mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None
-) -> tuple[Array, Array | float, Array]:
-    """Difference of log-variances, 1 / deviation of the prior, and distance of the means in deviations of the prior."""
-    present = [x for x in (mean, log_var, mean0, log_var0) if x is not None]
-    values = iter(promote(*present))
-    mean, log_var = next(values), next(values)
-    distance = mean if mean0 is None else mean - next(values)
+    mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None, keep: Array | None
+) -> tuple[Array, Array, Array]:
+    """Difference of log-variances, root of 1 / deviation of the prior, distance of the means in these deviations."""
+    arrays = promote(*(fill(keep, x) for x in (mean, log_var, mean0, log_var0) if x is not None))
+    mean, log_var, *prior = arrays
+    distance = mean if mean0 is None else mean - prior[0]
     if log_var0 is None:
-        return log_var, 1.0, distance
-    log_var0 = next(values)
-    scale = jnp.exp(-0.5 * log_var0)
-    return log_var - log_var0, scale, jnp.where(distance == 0, 0, distance * scale)
+        return log_var, jnp.ones_like(mean), distance
+    # In two factors, each of them finite: no overflow before the small distance is multiplied, no 0 * inf.
+    largest = 0.95 * jnp.log(jnp.finfo(mean.dtype).max)
+    root = jnp.exp(jnp.minimum(-0.25 * prior[-1], largest.astype(mean.dtype)))
+    return log_var - prior[-1], root, distance * root * root
 
 
-def _gaussian_kl_fwd(
-    mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None
-) -> tuple[Array, tuple[Array | None, ...]]:
-    return _gaussian_kl(mean, log_var, mean0, log_var0), (mean, log_var, mean0, log_var0)
+def _gaussian_kl_fwd(*args: Any) -> tuple[Array, tuple[Any, ...]]:
+    return _gaussian_kl(*args), args
 
 
 def _gaussian_kl_bwd(residuals: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff keeps four float32 intermediates of the size of the mean; here the arguments are kept.
-    d, scale, z = _standardised(*residuals)
-    to_mean, to_log_var = g * z * scale, 0.5 * g * jnp.expm1(d)
+    *arrays, keep = residuals
+    d, root, z = _standardised(*arrays, keep)
+    to_mean, to_log_var = g * (z * root * root), 0.5 * g * jnp.expm1(d)
     slopes = (to_mean, to_log_var, -to_mean, -to_log_var - 0.5 * g * jnp.square(z))
-    return tuple(None if x is None else cotangent(s, x) for s, x in zip(slopes, residuals, strict=True))
+    cts = (None if x is None else cotangent(fill(keep, s), x) for s, x in zip(slopes, arrays, strict=True))
+    return *cts, None
 
 
 _gaussian_kl.defvjp(_gaussian_kl_fwd, _gaussian_kl_bwd)

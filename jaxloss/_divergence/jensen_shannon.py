@@ -1,15 +1,15 @@
 """The Jensen-Shannon family from logits, continuous from the forward to the reverse Kullback-Leibler divergence.
 
 With the mixture m = beta q + (1 - beta) p the two halves are forward = KL(q || m) / (1 - beta) and
-reverse = KL(p || m) / beta, both finite at either end of beta, and their sum is the divergence. A class is looked at from
-the larger of its two probabilities: let w be the weight of the larger one in the mixture and n <= 0 the logarithm of
-smaller / larger. Then every quantity below is larger * f(n, w), without overflow.
+reverse = KL(p || m) / beta, with limits at either end of beta, and their sum is the divergence. A class is looked at
+from the larger of its two probabilities: let w be the weight of the larger one in the mixture and n <= 0 the logarithm
+of smaller / larger. Then every quantity below is larger * f(n, w), without overflow.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -17,9 +17,10 @@ from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import compute_dtype, cotangent
+from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._divergence.arguments import over_classes, scalar
-from jaxloss._divergence.pair import Mean, Pair, Rows, above_mean, mean, pair, rows, times
+from jaxloss._divergence.arguments import over_classes, require_classes, rule_out, scalar
+from jaxloss._divergence.pair import RULED_OUT, Pair, centred, mean, pair, rows, unbounded
 
 
 @loss()
@@ -35,13 +36,13 @@ def js_divergence(
     weights: Num[ArrayLike, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, ...]:
-    r"""Generalized Jensen-Shannon divergence: $\frac{\beta\,\mathrm{KL}(q \| m) + (1-\beta)\,\mathrm{KL}(p \| m)}{\beta(1-\beta)}$.
+    r"""Jensen-Shannon divergence: $(\beta\,\mathrm{KL}(q \| m) + (1-\beta)\,\mathrm{KL}(p \| m)) / (\beta(1-\beta))$.
 
     $m = \beta q + (1-\beta) p$ mixes the targets $q = \mathrm{softmax}(y / T)$ and the predictions
     $p = \mathrm{softmax}(x / T)$. As it stands it is continuous in $\beta$ from the forward divergence
     $\mathrm{KL}(q \| p)$ at 0 to the reverse one, $\mathrm{KL}(p \| q)$, at 1, and of one size for distributions that
-    nearly agree; at $\beta = \frac12$ it is 4 times the classical Jensen-Shannon divergence. With `normalized=False` the
-    denominator is left out: at $\frac12$ that is the classical one, at most $\log 2$, and it tends to 0 at both ends.
+    nearly agree; at $\beta = \frac12$ it is 4 times the classical Jensen-Shannon divergence. With `normalized=False`
+    the denominator is left out: at $\frac12$ that is the classical one, at most $\log 2$, and at both ends it is 0.
     Non-negative terms are added, so that logits which differ by $10^{-6}$ give full relative precision.
 
     Args:
@@ -63,14 +64,14 @@ def js_divergence(
       TypeError: logits are not floating-point, or `where` is not boolean.
       ValueError: a shape does not broadcast to that of the logits, or a wrong axis, option or reduction.
 
-    Reference: Lin, "Divergence Measures Based on the Shannon Entropy" (1991); Agarwal et al., "On-Policy Distillation of
-    Language Models" (2024).
+    Reference: Lin, "Divergence Measures Based on the Shannon Entropy" (1991); Agarwal et al., "On-Policy Distillation
+    of Language Models" (2024), whose $\beta$ this is.
 
     >>> x, y = jnp.array([3.0, 0.0]), jnp.array([0.0, 3.0])
-    >>> print(js_divergence(x, y), js_divergence(x, y, normalized=False))
-    2.0237525 0.5059381
-    >>> print(js_divergence(x, y, beta=0.0))
-    2.7154446
+    >>> print(f"{js_divergence(x, y):.4f} = 4 * {js_divergence(x, y, normalized=False):.4f}")
+    2.0091 = 4 * 0.5023
+    >>> print(f"{js_divergence(x, y, beta=0.0):.4f}, from {js_divergence(x, y, beta=1e-6):.4f}")
+    2.7154, from 2.7154
     """
     fn = "js_divergence"
     checks.in_range(fn, "temperature", temperature, 0, jnp.inf, open_low=True)
@@ -78,10 +79,11 @@ def js_divergence(
     target_logits = checks.floating(fn, "target_logits", target_logits)
     temperature, beta = scalar(fn, "temperature", temperature), scalar(fn, "beta", beta)
 
-    def rule(axis: int, x: Array, y: Array) -> Array:
+    def rule(axis: int, x: Array, y: Array, keep: Array | None) -> Array:
+        require_classes(fn, "logits", x, axis)
         dtype = compute_dtype(x, y)
         b = jnp.asarray(beta, dtype)
-        losses = _jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), b)
+        losses = _jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), b, keep)
         return losses if normalized else b * (1 - b) * losses
 
     return over_classes(
@@ -91,28 +93,22 @@ def js_divergence(
         ("target_logits", target_logits),
         axis,
         where,
-        dropped=(-jnp.inf, -jnp.inf),
         weights=weights,
         reduction=reduction,
     )
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
-def _jensen_shannon(axis: int, x: Array, y: Array, t: Array, beta: Array) -> Array:
-    forward, reverse = _halves(axis, (x, y, t, rows(x, y, t, axis), beta))
+def _jensen_shannon(axis: int, x: Array, y: Array, t: Array, beta: Array, keep: Array | None) -> Array:
+    x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
+    forward, reverse = _halves(_sides(pair(x, y, t, rows(x, y, t, axis)), beta), axis)
     return forward + reverse
 
 
-def _halves(axis: int, operands: Any) -> tuple[Array, Array]:
-    forward, reverse = (stable.row_sum(operands, axis, lambda o, i=i: _terms(*o)[i]) for i in (0, 1))
-    return forward, reverse
-
-
-def _terms(x: Array, y: Array, t: Array, r: Rows, beta: Array) -> tuple[Array, Array]:
-    s = _sides(pair(x, y, t, r), beta)
-    of_larger = _term_of_larger(s)
-    of_larger = jnp.where(of_larger == jnp.inf, jnp.inf, s.larger * of_larger)  # not 0 * inf where `larger` underflows
-    return _by_side(s, of_larger, s.larger * _term_of_smaller(s))
+def _halves(s: _Sides, axis: int) -> tuple[Array, Array]:
+    of_larger = jnp.where(s.log_above > RULED_OUT, jnp.inf, s.larger * _term_of_larger(s))
+    to_q, to_p = _by_side(s, of_larger, s.larger * _term_of_smaller(s))
+    return jnp.sum(to_q, axis), jnp.sum(to_p, axis)
 
 
 def _pulls(s: _Sides) -> tuple[Array, Array]:
@@ -120,47 +116,39 @@ def _pulls(s: _Sides) -> tuple[Array, Array]:
     return _by_side(s, s.larger * _slope_of_larger(s), -s.larger * _slope_of_smaller(s))
 
 
-def _target_side(operands: Any) -> tuple[Array, Array, Array]:
-    c = pair(*operands[:-1])
-    return c.q, _pulls(_sides(c, operands[-1]))[0], c.q_top
-
-
-def _prediction_side(operands: Any) -> tuple[Array, Array, Array]:
-    c = pair(*operands[:-1])
-    return c.p, _pulls(_sides(c, operands[-1]))[1], c.p_top
-
-
-def _jensen_shannon_fwd(axis: int, x: Array, y: Array, t: Array, beta: Array) -> tuple[Array, tuple]:
-    operands = (x, y, t, rows(x, y, t, axis), beta)
-    means = mean(operands, axis, _target_side), mean(operands, axis, _prediction_side)
-    return _jensen_shannon(axis, x, y, t, beta), (*operands, means, _halves(axis, operands))
+def _jensen_shannon_fwd(
+    axis: int, x: Array, y: Array, t: Array, beta: Array, keep: Array | None
+) -> tuple[Array, tuple]:
+    a, b = rule_out(keep, x, axis), rule_out(keep, y, axis)
+    r = rows(a, b, t, axis)
+    c = pair(a, b, t, r)
+    s = _sides(c, beta)
+    pull_q, pull_p = _pulls(s)
+    means = mean(c.q, pull_q, c.q_top, axis), mean(c.p, pull_p, c.p_top, axis)
+    return _jensen_shannon(axis, x, y, t, beta, keep), (x, y, t, beta, keep, r, means, _halves(s, axis))
 
 
 def _jensen_shannon_bwd(axis: int, residuals: tuple, g: Array) -> tuple[Array | None, ...]:
-    # Why a rule: autodiff keeps a dozen float32 arrays of the size of the logits and is NaN at an infinite one. Here the
-    # logits are kept in their own dtype, with eleven numbers for each row.
-    x, y, t, r, beta, (mean_q, mean_p), halves = residuals
-    c = pair(x, y, t, r)
+    # Why a rule: autodiff keeps a dozen float32 arrays of the size of the logits and is NaN at an infinite one. Here
+    # the logits are kept in their own dtype, with eleven numbers for each row.
+    x, y, t, beta, keep, r, (mean_q, mean_p), halves = residuals
+    c = pair(rule_out(keep, x, axis), rule_out(keep, y, axis), t, r)
     s = _sides(c, beta)
     pull_q, pull_p = _pulls(s)
     forward, reverse, slope = (jnp.expand_dims(v, axis) for v in (*halves, g / t))
-    to_x = _centred(c.p, pull_p, c.p_top, mean_p, reverse, c.d == jnp.inf)
-    to_y = _centred(c.q, pull_q, c.q_top, mean_q, forward, c.d == -jnp.inf)
+    to_x, to_y = centred(c.p, pull_p, c.p_top, mean_p), centred(c.q, pull_q, c.q_top, mean_q)
+    to_x = jnp.where(reverse == jnp.inf, unbounded(c.p, c.d > RULED_OUT), to_x)
+    to_y = jnp.where(forward == jnp.inf, unbounded(c.q, c.d < -RULED_OUT), to_y)
 
     # x to_x + y to_y, arranged so that the first-order parts cancel on paper instead of in float32.
     terms = s.larger * (_term_of_larger(s) + _term_of_smaller(s))
-    by_t = times(to_x, c.d) + times(terms - c.p * reverse - c.q * forward, c.log_q)
-    by_t = jnp.where(c.log_q == -jnp.inf, times(to_x, c.log_p), by_t)
-    by_t = jnp.where(c.log_p == -jnp.inf, times(to_y, c.log_q), by_t)
+    by_t = to_x * c.d + c.log_q * (terms - c.p * reverse - c.q * forward)
+    by_t = jnp.where(c.log_q < -RULED_OUT, to_x * c.log_p, by_t)
+    by_t = jnp.where(c.log_p < -RULED_OUT, to_y * c.log_q, by_t)
     by_q, by_p = _by_side(s, s.larger * _curvature_of_larger(s), s.larger * _curvature_of_smaller(s))
-    to_t, to_beta = (jnp.sum(g * stable.row_sum(v, axis)) for v in (-by_t / t, by_q - by_p))
-    return cotangent(slope * to_x, x), cotangent(slope * to_y, y), to_t, to_beta
-
-
-def _centred(p: Array, pull: Array, top: Array, m: Mean, divergence: Array, ruled_out: Array) -> Array:
-    """The slope of a logit; without bound where a class is ruled out by the other side alone, and the weight is 0."""
-    unbounded = jnp.where(ruled_out, jnp.inf, jnp.where(p == 0, 0, -jnp.inf))
-    return jnp.where(divergence == jnp.inf, unbounded, above_mean(p, pull, top, m))
+    to_t, to_beta = (jnp.sum(g * jnp.sum(v, axis)) for v in (-by_t / t, by_q - by_p))
+    to_x, to_y = fill(keep, slope * to_x), fill(keep, slope * to_y)
+    return cotangent(to_x, x), cotangent(to_y, y), to_t, to_beta, None
 
 
 _jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
@@ -209,7 +197,7 @@ def _slope_of_larger(s: _Sides) -> Array:
 def _slope_of_smaller(s: _Sides) -> Array:
     """log(m / smaller) / w, times smaller / larger."""
     near, growth, log_below, w = _small(s)
-    return jnp.where(near, s.gap * _log1p_ratio(growth), times(s.ratio, log_below / w))
+    return jnp.where(near, s.gap * _log1p_ratio(growth), s.ratio * log_below / w)
 
 
 def _term_of_larger(s: _Sides) -> Array:
@@ -222,7 +210,7 @@ def _term_of_smaller(s: _Sides) -> Array:
     """phi(log(m / smaller)) / w, times smaller / larger."""
     near, growth, _, w = _small(s)
     close = s.gap * growth * jnp.square(_log1p_ratio(growth)) * _phi_ratio(jnp.where(near, s.log_below, 0))
-    return jnp.where(near, close, (s.mixed - times(s.ratio, 1 + s.log_below)) / w)
+    return jnp.where(near, close, (s.mixed - s.ratio * (1 + s.log_below)) / w)
 
 
 def _curvature_of_larger(s: _Sides) -> Array:
@@ -236,7 +224,7 @@ def _curvature_of_smaller(s: _Sides) -> Array:
     """phi(log(m / smaller)) / w^2, times smaller / larger."""
     near, growth, _, w = _small(s)
     close = jnp.square(s.gap * _log1p_ratio(growth)) / s.ratio * _phi_ratio(jnp.where(near, s.log_below, 0))
-    return jnp.where(near, close, (s.mixed - times(s.ratio, 1 + s.log_below)) / w / w)
+    return jnp.where(near, close, (s.mixed - s.ratio * (1 + s.log_below)) / w / w)
 
 
 def _large(s: _Sides) -> tuple[Array, Array, Array, Array]:

@@ -1,27 +1,28 @@
 """Divergences of distributions that are given as logits: what distillation minimises.
 
 >>> import jax, jax.numpy as jnp
->>> student, teacher = jnp.array([[1.0, 2.0, 0.0], [0.5, 0.0, 0.0]]), jnp.array([[1.0, 2.0, 1e-3], [0.5, 0.0, -jnp.inf]])
+>>> student = jnp.array([[1.0, 2.0, 0.0], [0.5, 0.0, 0.0]])
+>>> teacher = jnp.array([[1.0, 2.0, 1e-3], [0.5, 0.0, -jnp.inf]])
 >>> print(softmax_kl_divergence(student, teacher))
-[4.0515294e-08 3.2065734e-01]
+[4.0984943e-08 3.2029980e-01]
 >>> print(jax.grad(lambda x: softmax_kl_divergence(x, teacher, reduction="sum"))(student)[1])
-[-0.1706595  -0.10350955  0.27416906]
+[-0.17059655 -0.10347205  0.27406862]
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import compute_dtype, cotangent
+from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._divergence.arguments import over_classes, scalar
-from jaxloss._divergence.pair import Mean, Pair, above_mean, kl_term, mean, pair, rows, times
+from jaxloss._divergence.arguments import over_classes, require_classes, rule_out, scalar
+from jaxloss._divergence.pair import RULED_OUT, centred, kl_term, mean, pair, rows, unbounded
 
 
 @loss()
@@ -67,18 +68,19 @@ def softmax_kl_divergence(
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015).
 
     >>> print(softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([0.0, 1.000001])))
-    8.9409885e-14
+    8.9408725e-14
     >>> print(softmax_kl_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]), temperature=2.0))
-    0.24491866
+    0.12245934
     """
     fn = "softmax_kl_divergence"
     checks.in_range(fn, "temperature", temperature, 0, jnp.inf, open_low=True)
     target_logits = checks.floating(fn, "target_logits", target_logits)
     temperature = scalar(fn, "temperature", temperature)
 
-    def rule(axis: int, x: Array, y: Array) -> Array:
+    def rule(axis: int, x: Array, y: Array, keep: Array | None) -> Array:
+        require_classes(fn, "logits", x, axis)
         t = jnp.asarray(temperature, compute_dtype(x, y))
-        losses = _softmax_kl(axis, x, y, t)
+        losses = _softmax_kl(axis, x, y, t, keep)
         return losses * jnp.square(t) if scale_by_temperature_squared else losses
 
     return over_classes(
@@ -88,51 +90,40 @@ def softmax_kl_divergence(
         ("target_logits", target_logits),
         axis,
         where,
-        dropped=(-jnp.inf, -jnp.inf),
         weights=weights,
         reduction=reduction,
     )
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
-def _softmax_kl(axis: int, x: Array, y: Array, t: Array) -> Array:
-    return stable.row_sum((x, y, t, rows(x, y, t, axis)), axis, _term)
+def _softmax_kl(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> Array:
+    x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
+    c = pair(x, y, t, rows(x, y, t, axis))
+    return jnp.sum(kl_term(c.p, c.q, c.d), axis)
 
 
-def _term(operands: Any) -> Array:
-    c = pair(*operands)
-    return kl_term(c.p, c.q, c.d)
-
-
-def _target_side(operands: Any) -> tuple[Array, Array, Array]:
-    c = pair(*operands)
-    return c.q, times(c.q, c.d), c.q_top
-
-
-def _softmax_kl_fwd(axis: int, x: Array, y: Array, t: Array) -> tuple[Array, tuple[Array, "..."]]:
-    kl = _softmax_kl(axis, x, y, t)  # the rule itself, so that a second derivative of this residual is the rule's too
-    r = rows(x, y, t, axis)
-    return kl, (x, y, t, r, mean((x, y, t, r), axis, _target_side), kl)
+def _softmax_kl_fwd(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> tuple[Array, tuple]:
+    kl = _softmax_kl(axis, x, y, t, keep)  # the rule, so that a second derivative of this residual is the rule's too
+    a, b = rule_out(keep, x, axis), rule_out(keep, y, axis)
+    r = rows(a, b, t, axis)
+    c = pair(a, b, t, r)
+    return kl, (x, y, t, keep, r, mean(c.q, c.q * c.d, c.q_top, axis), kl)
 
 
 def _softmax_kl_bwd(axis: int, residuals: tuple, g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff of two log-softmaxes keeps several float32 arrays of the size of the logits. Here the logits
     # are kept in their own dtype, with eight numbers for each row, and p - q is found without cancellation.
-    x, y, t, r, mean_d, kl = residuals
-    c = pair(x, y, t, r)
+    x, y, t, keep, r, mean_d, kl = residuals
+    c = pair(rule_out(keep, x, axis), rule_out(keep, y, axis), t, r)
     kl, slope = jnp.expand_dims(kl, axis), jnp.expand_dims(g / t, axis)
     # With log p = log q + d, first-order parts of log p * to_x + log q * to_y cancel on paper instead of in float32.
-    by_t = times(c.difference, c.d) + times(kl_term(c.p, c.q, c.d) - c.q * kl, c.log_q)
-    by_t = jnp.where(c.log_q == -jnp.inf, times(c.p, c.log_p), by_t)
-    to_t = -jnp.sum(g / t * stable.row_sum(by_t, axis))
-    return cotangent(slope * c.difference, x), cotangent(slope * _to_target(c, mean_d, kl), y), to_t
-
-
-def _to_target(c: Pair, mean_d: Mean, kl: Array) -> Array:
-    """-q (d - mean of d); a class that the predictions alone rule out pulls without bound, away from the others."""
-    bounded = -above_mean(c.q, times(c.q, c.d), c.q_top, mean_d)
-    unbounded = jnp.where(c.d == -jnp.inf, jnp.inf, jnp.where(c.q == 0, 0, -jnp.inf))
-    return jnp.where(kl == jnp.inf, unbounded, bounded)
+    by_t = c.d * c.difference + c.log_q * (kl_term(c.p, c.q, c.d) - c.q * kl)
+    by_t = jnp.where(c.log_q < -RULED_OUT, c.p * c.log_p, by_t)
+    to_y = -centred(c.q, c.q * c.d, c.q_top, mean_d)
+    to_y = jnp.where(kl == jnp.inf, unbounded(c.q, c.d < -RULED_OUT), to_y)
+    to_t = -jnp.sum(g / t * jnp.sum(by_t, axis))
+    to_x, to_y = fill(keep, slope * c.difference), fill(keep, slope * to_y)
+    return cotangent(to_x, x), cotangent(to_y, y), to_t, None
 
 
 _softmax_kl.defvjp(_softmax_kl_fwd, _softmax_kl_bwd)

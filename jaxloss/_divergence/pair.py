@@ -6,8 +6,7 @@ log-normalisers, is log1p of a sum of small differences. No logarithm of a proba
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,36 +39,25 @@ class Pair(NamedTuple):
     q_top: Array
 
 
+LOWEST = -1e30  # stands for -inf: finite, so that differences and products with a probability of 0 are too
+RULED_OUT = 1e29  # |d| beyond it is infinite
+
+
 def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
     max_x, max_y = (jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True)) for z in (x, y))
-    operands = (x, y, temperature, max_x, max_y)
-    sum_x, sum_y, excess = (total(operands, axis, term) for term in (_exp_x, _exp_y, _exp_difference))
+    a, b, d = _aligned(x, y, temperature, max_x, max_y)
+    sum_x, sum_y, excess = (
+        jnp.sum(v, axis, keepdims=True) for v in (jnp.exp(a), jnp.exp(b), _difference(a, b, d, 1, 1))
+    )
     ratio = excess / sum_y
     near = jnp.abs(ratio) < 0.5
     shift = jnp.where(near, jnp.log1p(jnp.where(near, ratio, 0)), jnp.log(sum_x) - jnp.log(sum_y))
     return Rows(max_x, max_y, sum_x, sum_y, shift)
 
 
-def total(operands: Any, axis: int, term: Callable[[Any], Array]) -> Array:
-    """Sum of term(operands) along the class axis, which stays with length 1."""
-    return jnp.expand_dims(stable.row_sum(operands, axis, term), axis)
-
-
-def _exp_x(operands: Any) -> Array:
-    return jnp.exp(_aligned(*operands)[0])
-
-
-def _exp_y(operands: Any) -> Array:
-    return jnp.exp(_aligned(*operands)[1])
-
-
-def _exp_difference(operands: Any) -> Array:
-    return _difference(*_aligned(*operands), 1, 1)
-
-
 def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
     a, b, d = _aligned(x, y, temperature, r.max_x, r.max_y)
-    d = jnp.where(_absent(x, y), 0, d - r.shift)
+    d = jnp.where((a < -RULED_OUT) & (b < -RULED_OUT), 0, d - r.shift)
     return Pair(
         jnp.exp(a) / r.sum_x,
         jnp.exp(b) / r.sum_y,
@@ -77,32 +65,24 @@ def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
         _difference(a, b, d, r.sum_x, r.sum_y),
         a - jnp.log(r.sum_x),
         b - jnp.log(r.sum_y),
-        (x == r.max_x) & (r.sum_x < 2),
-        (y == r.max_y) & (r.sum_y < 2),
+        (a == 0) & (r.sum_x < 2),
+        (b == 0) & (r.sum_y < 2),
     )
 
 
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
     """Logits below their maximum, and their difference as if it had been formed exactly."""
     x, y, t, max_x, max_y = promote(x, y, t, max_x, max_y)
+    x, y = jnp.maximum(x, LOWEST), jnp.maximum(y, LOWEST)
     high, low = _two_difference(x, y)
     max_high, max_low = _two_difference(max_x, max_y)
-    d = jnp.where(_absent(x, y), 0, (high - max_high) + (low - max_low))
-    return (x - max_x) / t, (y - max_y) / t, d / t
+    return (x - max_x) / t, (y - max_y) / t, ((high - max_high) + (low - max_low)) / t
 
 
 def _two_difference(x: Array, y: Array) -> tuple[Array, Array]:
-    """x - y, rounded, and what the rounding lost (Knuth's two-sum): nearly equal logits may have unlike offsets."""
-    high = x - y
-    z, s, y = jax.lax.stop_gradient((x, high, y))
-    back = s - z
-    low = (z - (s - back)) - (y + back)
-    return high, jnp.where(jnp.isfinite(s), low, 0)
-
-
-def _absent(x: Array, y: Array) -> Array:
-    """Classes that both sides rule out."""
-    return (x == -jnp.inf) & (y == -jnp.inf)
+    """x - y, rounded, and what the rounding lost, a constant: nearly equal logits may have unlike offsets."""
+    high, low = stable.two_difference(x, y)
+    return high, jax.lax.stop_gradient(low)
 
 
 def _difference(a: Array, b: Array, d: Array, sum_x: Array | float, sum_y: Array | float) -> Array:
@@ -119,37 +99,31 @@ class Mean(NamedTuple):
     rest: Array  # sum of probability * (v - at_top)
 
 
-def mean(operands: Any, axis: int, side: Callable[[Any], tuple[Array, Array, Array]]) -> Mean:
-    """`side(operands)` is the probability, probability * v, and whether the probability is the one above one half."""
-
-    def at_top(operands: Any) -> Array:
-        probability, weighted, top = side(operands)
-        return jnp.where(top, weighted / jnp.where(top, probability, 1), 0)
-
-    def others(operands: Any) -> Array:
-        _, weighted, top = side(operands)
-        return jnp.where(top, 0, weighted)
-
-    def mass(operands: Any) -> Array:
-        probability, _, top = side(operands)
-        return jnp.where(top, 0, probability)
-
-    top, rest, below = (total(operands, axis, term) for term in (at_top, others, mass))
-    return Mean(top, rest - times(below, top))
+def mean(probability: Array, weighted: Array, top: Array, axis: int) -> Mean:
+    """`weighted` is probability * v, and `top` says whether the probability is the one above one half."""
+    at_top = jnp.where(top, weighted / jnp.where(top, probability, 1), 0)
+    rest, mass = jnp.where(top, 0, weighted), jnp.where(top, 0, probability)
+    at_top, rest, mass = (jnp.sum(v, axis, keepdims=True) for v in (at_top, rest, mass))
+    return Mean(at_top, rest - mass * at_top)
 
 
-def above_mean(probability: Array, weighted: Array, top: Array, m: Mean) -> Array:
+def centred(probability: Array, weighted: Array, top: Array, m: Mean) -> Array:
     """probability * (v - mean of v): the gradient of a mean with respect to logits."""
-    return jnp.where(top, 0, weighted - times(probability, m.at_top)) - times(probability, m.rest)
+    return jnp.where(top, 0, weighted - probability * m.at_top) - probability * m.rest
+
+
+def unbounded(probability: Array, ruled_out: Array) -> Array:
+    """The slope of an infinite divergence: a class that the other side alone rules out is pushed, the others pulled."""
+    pulled = (probability > 0) & (probability < 1)
+    return jnp.where(pulled, jnp.where(ruled_out, jnp.inf, -jnp.inf), 0)
 
 
 def kl_term(p: Array, q: Array, d: Array) -> Array:
     """q phi(d) = q log(q / p) + p - q for d = log(p / q), non-negative; the terms add up to KL(q || p)."""
     near = jnp.abs(d) < 1
     close = q * _phi_series(jnp.where(near, d, 0))
-    far = (p - q) - times(q, jnp.where(near, 0, d))
-    term = jnp.where(near, close, far)
-    return jnp.where(d == -jnp.inf, jnp.inf, term)  # not 0 * inf where q underflows
+    term = jnp.where(near, close, (p - q) - q * d)
+    return jnp.where(d < -RULED_OUT, jnp.inf, term)
 
 
 def _phi_series(d: Array) -> Array:
@@ -158,8 +132,3 @@ def _phi_series(d: Array) -> Array:
     for n in range(20 if d.dtype == jnp.float64 else 11, 2, -1):  # d^2 / 2 (1 + d / 3 (1 + d / 4 (...)))
         series = 1 + d / n * series
     return d * d / 2 * series
-
-
-def times(weight: Array, value: Array) -> Array:
-    """weight * value with 0 * inf = 0: a class of probability 0 does not count."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))

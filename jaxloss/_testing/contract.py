@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import Literal
 
 from jaxloss._testing.subject import EPS, Subject, float64, float64_options, shown, wide
 
@@ -159,14 +160,20 @@ def _weight_gradient(s: Subject, losses: np.ndarray, weights: np.ndarray) -> Non
 
 
 def residuals(s: Subject) -> None:
-    """Kept bytes against those of the arguments, and one number for each example if an axis is consumed."""
-    kept = jax.eval_shape(lambda *args: jax.tree.leaves(jax.vjp(lambda *m: s.at(m), *s.moving)[1]), *s.args)
+    """Kept bytes against those of the arguments, and 16 numbers for each example if an axis is consumed."""
+    options = {k: jnp.asarray(v) for k, v in s.options.items() if np.ndim(v) and k != "axis"}
+
+    def kept(args: Any, options: Any) -> Any:
+        given = s.replace(args, **options)
+        return jax.tree.leaves(jax.vjp(lambda *m: given.at(m), *given.moving)[1])
+
+    # By variable, so that an array which two rules keep counts once.
+    saved = {v: v.aval for v in jax.make_jaxpr(kept)(s.args, options).jaxpr.outvars if not isinstance(v, Literal)}
     losses = jax.eval_shape(lambda: s.fn(*s.args, **s.options))
-    arrays = [*s.args, *(jnp.asarray(v) for k, v in s.options.items() if np.ndim(v) and k != "axis")]
-    allowed = sum(a.nbytes for a in arrays)
-    if losses.ndim and losses.size < s.args[0].size:
-        allowed += losses.size * losses.dtype.itemsize
-    got = sum(x.size * x.dtype.itemsize for x in kept)
+    allowed = sum(a.nbytes for a in (*s.args, *options.values())) + 8 * len(s.options)
+    if losses.size < s.args[0].size:
+        allowed += 16 * losses.size * losses.dtype.itemsize
+    got = sum(a.size * a.dtype.itemsize for a in saved.values())
     if got > allowed:
-        shapes = ", ".join(f"{x.dtype}{list(x.shape)}" for x in kept)
+        shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in saved.values())
         s.fail(f"{got} bytes are kept for the backward pass, arguments have {allowed}: {shapes}")
