@@ -83,9 +83,10 @@ def objective(student: Student, lessons: Lessons, rows: jax.Array, labelled: jax
     return jaxloss.weighted_sum((from_labels, from_teacher), (1 - scheme.teacher_share, scheme.teacher_share))
 
 
-def train(scheme: Scheme, hidden: int, lessons: Lessons, labelled: jax.Array, key: jax.Array) -> jax.Array:
+def train(
+    scheme: Scheme, graph: nnx.GraphDef, lessons: Lessons, labelled: jax.Array, params: nnx.State, key: jax.Array
+) -> jax.Array:
     """The test accuracy, in percent, of one student after training."""
-    graph, params = nnx.split(Student(hidden, nnx.Rngs(key)), nnx.Param)
     known = len(lessons.images) if scheme.teacher_share else labelled
     batches = jax.random.randint(key, (STEPS, BATCH), 0, known)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, STEPS))
@@ -119,11 +120,13 @@ def accuracies(lessons: Lessons) -> dict[tuple[int, int], np.ndarray]:
     found = {}
     bar = tqdm(total=len(HIDDEN) * len(LABELLED) * len(SCHEMES), desc="students", unit="run")
     for hidden in HIDDEN:
-        trained = [jax.jit(jax.vmap(functools.partial(train, s, hidden), (None, None, 0))) for s in SCHEMES]
+        graph = nnx.graphdef(Student(hidden, nnx.Rngs(0)))
+        start = jax.jit(jax.vmap(lambda key, hidden=hidden: nnx.state(Student(hidden, nnx.Rngs(key)), nnx.Param)))(keys)
+        trained = [jax.jit(jax.vmap(functools.partial(train, s, graph), (None, None, 0, 0))) for s in SCHEMES]
         for labelled in LABELLED:
             runs = []
             for run in trained:
-                runs.append(np.asarray(run(lessons, jnp.array(labelled), keys)))
+                runs.append(np.asarray(run(lessons, jnp.array(labelled), start, keys)))
                 bar.update()
             found[hidden, labelled] = np.stack(runs)
     bar.close()

@@ -63,16 +63,24 @@ def sigmoid_binary_cross_entropy(
     """
     fn = "sigmoid_binary_cross_entropy"
     logits = checks.floating(fn, "logits", logits)
-    labels = checks.broadcast(fn, "labels", checks.number(fn, "labels", labels), logits.shape, "logits")
+    labels = checks.array(fn, "labels", labels)
     checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
     if where is not None:
-        where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), logits.shape, "logits")
+        where = checks.align(fn, "where", checks.mask(fn, "where", where), logits.shape, "logits")
     if pos_weight is not None:
-        pos_weight = checks.number(fn, "pos_weight", pos_weight)
-        pos_weight = fill(where, checks.broadcast(fn, "pos_weight", pos_weight, logits.shape, "logits"))
+        pos_weight = checks.array(fn, "pos_weight", pos_weight)
+
+    def losses(x: Array, y: Array, pos_weight: Array | None, smoothing: Array, where: Array | None) -> Array:
+        def given(arg: str, value: Array) -> Array:
+            return fill(where, checks.broadcast(fn, arg, checks.number(fn, arg, value), x.shape, "logits"))
+
+        pos = None if pos_weight is None else given("pos_weight", pos_weight)
+        return _cross_entropy(fill(where, x), given("labels", y), pos, smoothing)
+
+    # What is kept for the backward pass are the arguments as they came, not broadcast, filled or converted.
     smoothing = jnp.asarray(label_smoothing, jnp.float32)
-    losses = _cross_entropy(fill(where, logits), fill(where, labels), pos_weight, smoothing)
-    return reduce(losses, where=where, weights=weights, reduction=reduction, fn=fn)
+    values = jax.checkpoint(losses, prevent_cse=False)(logits, labels, pos_weight, smoothing, where)
+    return reduce(values, where=where, weights=weights, reduction=reduction, fn=fn)
 
 
 @custom_vjp
@@ -94,7 +102,7 @@ def _softplus(x: Array) -> Array:
 
 def _times(weight: Array, value: Array) -> Array:
     """weight * value, with 0 * inf = 0: a class of weight zero does not count, however far its logit is off."""
-    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
+    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
 
 
 def _cross_entropy_fwd(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
@@ -226,9 +227,14 @@ def nll_loss(
     y = rows.labels(labels, ignore_index)
     alpha = checks.in_range("nll_loss", "label_smoothing", label_smoothing, 0, 1)
     c = rows.class_weights(class_weights)
-    z = scores(rows.scores(), rows.axis)
-    cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
-    spread = None if _is_zero(alpha) else spread_sum(-z, c, rows.mask, rows.axis)
+
+    def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
+        z = scores(given, rows.axis)
+        cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
+        return cross, None if _is_zero(alpha) else spread_sum(-z, c, rows.mask, rows.axis)
+
+    # What is kept for the backward pass are the arguments as they came, not filled and in float32.
+    cross, spread = jax.checkpoint(terms, prevent_cse=False)(rows.scores(), y, c)
     return rows.total(rows.smooth(cross, spread, alpha), weights, reduction)
 
 
@@ -366,7 +372,7 @@ class _Rows:
         t = checks.number(self.fn, "labels", labels)
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
-        return t if self.keep is None else jnp.where(jnp.expand_dims(self.keep, self.axis), t, 0)
+        return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
 
     def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
         def option(name: str, value: Any, off: Any) -> Array | None:

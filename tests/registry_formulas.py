@@ -68,12 +68,17 @@ def plain(dtype: Any) -> Maths:
 # Regression
 
 
-def squared_error(m: Maths, x: Any, y: Any = 0.0) -> Any:
-    return (x - y) ** 2
+def weighted(m: Maths, losses: Any, where: Any = None, weights: Any = 1.0) -> Any:
+    losses = losses * weights
+    return losses if where is None else m.where(where, losses, 0 * losses)
 
 
-def l2_loss(m: Maths, x: Any, y: Any = 0.0) -> Any:
-    return (x - y) ** 2 / 2
+def squared_error(m: Maths, x: Any, y: Any = 0.0, **given: Any) -> Any:
+    return weighted(m, (x - y) ** 2, **given)
+
+
+def l2_loss(m: Maths, x: Any, y: Any = 0.0, **given: Any) -> Any:
+    return weighted(m, (x - y) ** 2 / 2, **given)
 
 
 def weighted_sum(m: Maths, a: Any, b: Any, u: Any, v: Any) -> Any:
@@ -148,9 +153,11 @@ def integer_cross_entropy(
     return losses if ignore_index is None else m.where(labels == ignore_index, 0 * losses, losses)
 
 
-def sigmoid_binary_cross_entropy(m: Maths, x: Any, y: Any, pos_weight: Any = 1.0, label_smoothing: Any = 0.0) -> Any:
+def sigmoid_binary_cross_entropy(
+    m: Maths, x: Any, y: Any, pos_weight: Any = 1.0, label_smoothing: Any = 0.0, **given: Any
+) -> Any:
     y = (1 - label_smoothing) * y + label_smoothing / 2
-    return m.times(pos_weight * y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))
+    return weighted(m, m.times(pos_weight * y, m.softplus(-x)) + m.times(1 - y, m.softplus(x)), **given)
 
 
 def nll_loss(

@@ -42,7 +42,42 @@ def pos_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(0.5, 3.0, shape[-1:])
 
 
+def kept(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    keep = rng.random(shape) < 0.6
+    keep[0, 0] = True
+    return keep
+
+
+def columns_kept(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.arange(shape[-1]) % 3 > 0
+
+
+def component_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(0.5, 2.0, shape[-1:])
+
+
+def broadcast_targets(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]:
+    x, y = normal(rng, shape)
+    return [x, y[0]]
+
+
+def only_predictions(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]:
+    return normal(rng, shape)[:1]
+
+
+def broadcast_decisions(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]:
+    x, y = binary(rng, shape)
+    return [x, (y[:, :1] > 0.5).astype(np.int8)]
+
+
 _QUADRATIC: dict[str, Any] = {
+    "options": {
+        "everything": {"where": kept, "weights": component_weights},
+        "columns kept": {"where": columns_kept},
+        "broadcast targets": {},
+        "no targets": {},
+    },
+    "makers": {"broadcast targets": broadcast_targets, "no targets": only_predictions},
     "make": normal,
     "kind": "elementwise",
     "zero": equal_pair,
@@ -82,7 +117,10 @@ CASES = [
         options={
             "smoothed": {"label_smoothing": 0.1},
             "everything": {"label_smoothing": 0.2, "pos_weight": pos_weights},
+            "weighted": {"where": kept, "weights": component_weights, "pos_weight": pos_weights},
+            "broadcast decisions": {"pos_weight": pos_weights},
         },
+        makers={"broadcast decisions": broadcast_decisions},
         edges=(
             Edge("agreeing infinity", ([INF, -INF], [1.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "any")),
             Edge("opposed infinity", ([INF, -INF], [0.0, 1.0]), [INF, INF], ([1.0, -1.0], "any")),

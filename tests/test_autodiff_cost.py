@@ -31,6 +31,7 @@ def test_residuals_are_those_of_fwd():
 
 def test_claim_is_asserted(monkeypatch, capsys):
     monkeypatch.setattr(engine_is_free, "SURROUNDINGS", {"mean": SURROUNDINGS["mean"]})
+    monkeypatch.setattr(engine_is_free, "RULES", {"l2": RULES["l2"]})
     assert engine_is_free.main(8, 96) == 0
 
     def wasteful(fun):  # saves a copy more

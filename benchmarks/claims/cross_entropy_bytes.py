@@ -1,4 +1,4 @@
-"""Claim: value and gradient of a cross-entropy read the logits few times and make no copy of them, bfloat16 included."""
+"""Claim: value and gradient of a cross-entropy read the logits few times and copy nothing, bfloat16 included."""
 
 from __future__ import annotations
 

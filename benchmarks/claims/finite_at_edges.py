@@ -1,4 +1,4 @@
-"""Claim: finite and exact at edges where the peer, on the same inputs, is NaN or infinite in value or gradient."""
+"""Claim: value and gradient, in both modes, are finite at edges where the peer, on the same inputs, is not."""
 
 from __future__ import annotations
 
@@ -36,20 +36,6 @@ EDGES: list[Edge] = [
         (jnp.array([jnp.inf]), jnp.array([1.0])),
     ),
     (
-        "integer labels, a row that is masked out and NaN",
-        lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(
-            x, y, where=jnp.array([True, False]), reduction="mean"
-        ),
-        lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y, where=jnp.array([True, False])),
-        (jnp.array([[0.0, 1.0], [jnp.nan, 1.0]]), jnp.array([0, -100])),
-    ),
-    (
-        "KL divergence, a zero target",
-        jaxloss.kl_divergence,
-        optax.losses.kl_divergence,
-        (jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([[0.5, 0.5, 0.0]])),
-    ),
-    (
         "KL divergence with log targets, a zero target",
         jaxloss.kl_divergence_with_log_targets,
         optax.losses.kl_divergence_with_log_targets,
@@ -76,7 +62,7 @@ def main() -> int:
         found, peer = state(ours, args), state(theirs, args)
         shown = ["/".join("ok" if ok else "NaN" for ok in states) for states in (found, peer)]
         print(f"{name}: jaxloss {shown[0]}, optax {shown[1]}")
-        broken += not all(found)
+        broken += not all(found) or all(peer)
     return broken
 
 

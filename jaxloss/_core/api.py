@@ -14,6 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _DATA = ("where", "weights", "class_weights", "pos_weight")
+_ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 _STATIC = (bool, int, float, str, tuple, type(None), np.number)
 
 
@@ -40,7 +41,7 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
             given.update(kwargs)
             static, traced = [], {}
             for name, value in given.items():
-                if isinstance(value, str) and name in data:
+                if name in data and not _arrays(value):
                     return fn(*args, **kwargs)  # the loss says which argument is not an array
                 if isinstance(value, _STATIC) and name not in data:
                     static.append((name, value))
@@ -51,3 +52,7 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return call
 
     return decorate
+
+
+def _arrays(value: Any) -> bool:
+    return isinstance(value, _ARRAY) or all(isinstance(leaf, _ARRAY) for leaf in jax.tree.leaves(value))

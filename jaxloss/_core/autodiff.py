@@ -335,11 +335,6 @@ def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
     return list(jax.vjp(pull, *zeros)[1](list(tangents)))
 
 
-def _impl(*args: Any, rule: _Rule) -> list[Any]:
-    with jax.ensure_compile_time_eval():  # concrete values reach here while an outer trace may still be the current one
-        return _pushforward(*args, rule=rule)
-
-
 def _instantiate(ct: Any, aval: Any) -> Any:
     return ad.instantiate_zeros(ad.Zero(aval)) if ct is None else jnp.asarray(ct, aval.dtype)
 
@@ -413,7 +408,7 @@ def _batch(axis_data: Any, args: Sequence[Any], dims: Sequence[Any], *, rule: _R
 
 pushforward_p = Primitive("pushforward")
 pushforward_p.multiple_results = True
-pushforward_p.def_impl(_impl)
+pushforward_p.def_impl(_pushforward)
 pushforward_p.def_abstract_eval(lambda *_, rule: list(rule.out_avals))
 mlir.register_lowering(pushforward_p, mlir.lower_fun(_pushforward, multiple_results=True))
 ad.primitive_jvps[pushforward_p] = _jvp

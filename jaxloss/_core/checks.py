@@ -62,6 +62,12 @@ def broadcast(fn: str, arg: str, x: Array, shape: tuple[int, ...], of: str) -> A
     return jnp.broadcast_to(x, shape)
 
 
+def align(fn: str, arg: str, x: Array, shape: tuple[int, ...], of: str) -> Array:
+    """`x` with as many dimensions as `shape`, which it broadcasts to, but no larger: what is kept stays small."""
+    broadcast(fn, arg, x, shape, of)
+    return x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
+
+
 def broadcastable(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     pairs = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(a in (1, b) for a, b in pairs)

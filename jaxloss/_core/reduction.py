@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxloss._core import checks
+from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.precision import upcast
 
@@ -30,14 +32,16 @@ def reduce(
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     values = upcast(checks.floating(fn, "values", values))
     if where is not None:
-        where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), values.shape, "losses")
-        values = jnp.where(where, values, 0)
+        where = checks.align(fn, "where", checks.mask(fn, "where", where), values.shape, "losses")
+        values = fill(where, values)
     if weights is not None:
-        weights = checks.number(fn, "weights", weights).astype(values.dtype)
-        weights = checks.broadcast(fn, "weights", weights, values.shape, "losses")
-        if where is not None:
-            weights = jnp.where(where, weights, 0)
-        values = values * weights
+        given = checks.number(fn, "weights", weights)
+        checks.broadcast(fn, "weights", given, values.shape, "losses")
+        weights = _weights_of(values, given, where)
+        # Kept for the backward pass: the weights as they came (and the losses only if the weights are learned). The
+        # product alone would keep them broadcast and in float32.
+        weigh = jax.checkpoint(lambda v, w, keep: v * _weights_of(v, w, keep), prevent_cse=False)
+        values = weigh(values, given, where)
     if denominator is not None and reduction != "mean":
         raise ValueError(f'{fn}: denominator divides a mean; with reduction="{reduction}" it has no meaning')
     if reduction == "none":
@@ -55,16 +59,37 @@ def reduce(
     return _ratio(total, count)
 
 
+def _weights_of(values: Array, weights: Array, where: Array | None) -> Array:
+    return fill(where, jnp.broadcast_to(weights.astype(values.dtype), values.shape))
+
+
 def fill(where: Array | None, x: Array, value: float = 0.0) -> Array:
     """`x` with something harmless where it is dropped, before the maths, so that NaN there reaches nothing."""
-    return x if where is None else jnp.where(where, x, jnp.asarray(value, x.dtype))
+    return x if where is None else _fill(value, where, x)
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
+def _fill(value: float, where: Array, x: Array) -> Array:
+    return jnp.where(where, x, jnp.asarray(value, x.dtype))
+
+
+def _fill_fwd(value: float, where: Array, x: Array) -> tuple[Array, Array]:
+    return _fill(value, where, x), where
+
+
+def _fill_bwd(value: float, where: Array, g: Array) -> tuple[None, Array]:
+    # Why a rule: autodiff keeps the mask and an array of zeros, both in the shape of x; here only the mask as it came.
+    return None, jnp.where(where, g, jnp.zeros((), g.dtype))
+
+
+_fill.defvjp(_fill_fwd, _fill_bwd)
 
 
 def _count(values: Array, where: Array | None, weights: Array | None) -> Array:
     if weights is not None:
         return jnp.sum(weights)
     if where is not None:  # counted as integers: exact beyond 2**24
-        return jnp.sum(where, dtype=jnp.int32).astype(values.dtype)
+        return jnp.sum(jnp.broadcast_to(where, values.shape), dtype=jnp.int32).astype(values.dtype)
     return jnp.asarray(math.prod(values.shape), values.dtype)
 
 

@@ -239,13 +239,26 @@ def _row_sum_jvp(axis: int, term: Scores, primals: Any, tangents: Any) -> tuple[
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
     """log sum_k exp(x_k) over the classes kept by `where`; -inf where there is none."""
+    return _logsumexp((x, where), axis)
 
-    def scores(operands: tuple[Array, Array | None]) -> Array:
-        z, mask = upcast(operands[0]), operands[1]
-        return z if mask is None else jnp.where(mask, z, -jnp.inf)
 
-    stats = row_stats((x, where), axis, scores)
+def _kept(operands: tuple[Array, Array | None]) -> Array:
+    x, where = operands
+    return upcast(x) if where is None else jnp.where(where, upcast(x), -jnp.inf)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _logsumexp(operands: tuple[Array, Array | None], axis: int) -> Array:
+    stats = row_stats(operands, axis, _kept)
     return jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + jnp.log1p(stats.rest))
+
+
+@_logsumexp.defjvp
+def _logsumexp_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # Why a rule: that of `row_stats` finds the derivative at the maximum as 1 minus the others.
+    z, z_dot = jax.jvp(_kept, primals, tangents)
+    p = softmax(z, row_stats(*primals, axis, _kept), axis)
+    return _logsumexp(*primals, axis), jnp.sum(p * z_dot, axis)
 
 
 # Lanes: the form for XLA:CPU. The class axis of n = blocks * slices * width entries is seen as that box, and its slices
@@ -357,10 +370,11 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
         return _computed_once(top), _computed_once(jnp.squeeze(others + (ties - 1), axis))
     # One array for both, so that the loop above runs once: the sign says that this lane has a maximum, which the
     # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
-    tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0
-    lanes = jnp.where(ties > 0, -(others + (ties - 1) + tiny), others)
-    with_top = -jnp.sum(jnp.minimum(jnp.sign(lanes), 0), both)
-    return top, jnp.expand_dims(jnp.sum(jnp.abs(lanes), both) - tiny * with_top + (with_top - 1), axis)
+    offset = 4 * jnp.finfo(top.dtype).tiny  # so that no such lane is 0
+    lanes = jnp.where(ties > 0, -(others + (ties - 1) + offset), others)
+    sign = jnp.sign(lanes)
+    with_top = jnp.sum(sign * sign - sign, both) / 2
+    return top, jnp.expand_dims(jnp.sum(jnp.abs(lanes), both) - offset * with_top + (with_top - 1), axis)
 
 
 def _computed_once(x: Array) -> Array:

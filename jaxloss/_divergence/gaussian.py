@@ -68,12 +68,13 @@ def gaussian_kl(
     def given(arg: str, value: Any) -> Array:
         return checks.broadcast(fn, arg, checks.number(fn, arg, value), mean.shape, "mean")
 
-    log_variance = given("log_variance", log_variance)
-    prior = [
-        None if v is None else given(n, v)
-        for n, v in (("prior_mean", prior_mean), ("prior_log_variance", prior_log_variance))
-    ]
-    terms = _gaussian_kl(mean, log_variance, *prior, keep)
+    terms = _gaussian_kl(
+        mean,
+        given("log_variance", log_variance),
+        None if prior_mean is None else given("prior_mean", prior_mean),
+        None if prior_log_variance is None else given("prior_log_variance", prior_log_variance),
+        keep,
+    )
     return reduce(jnp.sum(terms, axis=axes), where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
@@ -98,17 +99,19 @@ def _standardised(
     return log_var - prior[-1], root, distance * root * root
 
 
-def _gaussian_kl_fwd(*args: Any) -> tuple[Array, tuple[Any, ...]]:
-    return _gaussian_kl(*args), args
+def _gaussian_kl_fwd(
+    mean: Array, log_var: Array, mean0: Array | None, log_var0: Array | None, keep: Array | None
+) -> tuple[Array, tuple[Any, ...]]:
+    return _gaussian_kl(mean, log_var, mean0, log_var0, keep), (mean, log_var, mean0, log_var0, keep)
 
 
 def _gaussian_kl_bwd(residuals: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff keeps four float32 intermediates of the size of the mean; here the arguments are kept.
-    *arrays, keep = residuals
-    d, root, z = _standardised(*arrays, keep)
+    mean, log_var, mean0, log_var0, keep = residuals
+    d, root, z = _standardised(mean, log_var, mean0, log_var0, keep)
     to_mean, to_log_var = g * (z * root * root), 0.5 * g * jnp.expm1(d)
     slopes = (to_mean, to_log_var, -to_mean, -to_log_var - 0.5 * g * jnp.square(z))
-    cts = (None if x is None else cotangent(fill(keep, s), x) for s, x in zip(slopes, arrays, strict=True))
+    cts = (None if x is None else cotangent(fill(keep, s), x) for s, x in zip(slopes, residuals[:-1], strict=True))
     return *cts, None
 
 

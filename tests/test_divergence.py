@@ -1,0 +1,510 @@
+"""The Kullback-Leibler family: digits near equality, edges, both ends of beta, masks. Truth is mpmath or optax."""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import optax
+import pytest
+
+import jaxloss
+
+INF, NAN = jnp.inf, jnp.nan
+FROM_LOGITS = [jaxloss.softmax_kl_divergence, jaxloss.js_divergence]
+FROM_PROBABILITIES = [
+    jaxloss.kl_divergence,
+    jaxloss.kl_divergence_with_log_targets,
+    jaxloss.generalized_kl_divergence,
+]
+
+
+@pytest.fixture(autouse=True)
+def digits():
+    with mpmath.workdps(60):
+        yield
+
+
+def exact(x):
+    return [mpmath.mpf(float(v)) for v in np.ravel(x)]
+
+
+def softmax(x, temperature=1):
+    e = [mpmath.exp(v / temperature) for v in x]
+    return [v / sum(e) for v in e]
+
+
+def kl(q, p):
+    return sum((a * mpmath.log(a / b) for a, b in zip(q, p, strict=True) if a > 0), mpmath.mpf(0))
+
+
+def exact_kl(x, y, temperature=1):
+    return kl(softmax(y, temperature), softmax(x, temperature))
+
+
+def exact_js(x, y, beta, temperature=1):
+    p, q = softmax(x, temperature), softmax(y, temperature)
+    if beta in (0, 1):
+        return kl(q, p) if beta == 0 else kl(p, q)
+    m = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+    return kl(q, m) / (1 - beta) + kl(p, m) / beta
+
+
+def kl_slopes(x, y, temperature=1):
+    p, q = softmax(x, temperature), softmax(y, temperature)
+    divergence = kl(q, p)
+    to_x = [(a - b) / temperature for a, b in zip(p, q, strict=True)]
+    to_y = [b * (mpmath.log(b / a) - divergence) / temperature for a, b in zip(p, q, strict=True)]
+    return to_x, to_y
+
+
+def js_slopes(x, y, beta, temperature=1):
+    if beta in (0, 1):
+        return kl_slopes(x, y, temperature) if beta == 0 else kl_slopes(y, x, temperature)[::-1]
+    p, q = softmax(x, temperature), softmax(y, temperature)
+    m = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+
+    def side(p, weight):
+        logs = [mpmath.log(a / c) / weight for a, c in zip(p, m, strict=True)]
+        mean = sum(a * v for a, v in zip(p, logs, strict=True))
+        return [a * (v - mean) / temperature for a, v in zip(p, logs, strict=True)]
+
+    return side(p, beta), side(q, 1 - beta)
+
+
+def exact_gradients(fn, *args):
+    """Central differences in 60 digits, of lists of numbers and of numbers."""
+    h = mpmath.mpf(10) ** -18
+    gradients = []
+    for i, arg in enumerate(args):
+        is_list = isinstance(arg, list)
+        entries = arg if is_list else [arg]
+
+        def moved(k, step, i=i, entries=entries, is_list=is_list):
+            new = [v + step if j == k else v for j, v in enumerate(entries)]
+            return fn(*args[:i], new if is_list else new[0], *args[i + 1 :])
+
+        gradients.append([(moved(k, h) - moved(k, -h)) / (2 * h) for k in range(len(entries))])
+    return gradients
+
+
+def error(got, want):
+    """The largest error relative to the largest entry."""
+    want = list(want)
+    size = max(abs(v) for v in want)
+    return float(max(abs(g - w) for g, w in zip(exact(got), want, strict=True)) / size)
+
+
+def pair_of_logits(classes, scale, noise, offset, seed=0):
+    rng = np.random.default_rng(seed)
+    y = (scale * rng.standard_normal(classes)).astype(np.float32)
+    return (y + offset + noise * rng.standard_normal(classes)).astype(np.float32), y
+
+
+NEAR = [
+    (classes, scale, noise, offset)
+    for classes in (2, 60)
+    for scale, noise in ((1e-3, 1e-6), (1.0, 1e-6), (3.0, 1e-3), (1.0, 1.0), (10.0, 10.0))
+    for offset in (0.0, 5.3)
+]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("classes, scale, noise, offset", NEAR)
+def test_softmax_kl_has_all_digits(classes, scale, noise, offset):
+    x, y = pair_of_logits(classes, scale, noise, offset)
+    value, gradients = jax.value_and_grad(jaxloss.softmax_kl_divergence, (0, 1))(x, y)
+    truth = exact_kl(exact(x), exact(y))
+    assert value >= 0
+    assert error(value, [truth]) < 2e-6
+    for got, want in zip(gradients, kl_slopes(exact(x), exact(y)), strict=True):
+        assert error(got, want) < 3e-6
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-4, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("classes, scale, noise, offset", [c for c in NEAR if c[0] == 60 and c[3] == 0])
+def test_js_has_all_digits(classes, scale, noise, offset, beta):
+    x, y = pair_of_logits(classes, scale, noise, offset)
+    value, gradients = jax.value_and_grad(functools.partial(jaxloss.js_divergence, beta=beta), (0, 1))(x, y)
+    assert value >= 0
+    assert error(value, [exact_js(exact(x), exact(y), exact(np.float32(beta))[0])]) < 2e-6
+    for got, want in zip(gradients, js_slopes(exact(x), exact(y), exact(np.float32(beta))[0]), strict=True):
+        assert error(got, want) < 3e-6
+
+
+def exact_bernoulli_kl(x, y):
+    return exact_kl([x, mpmath.mpf(0)], [y, mpmath.mpf(0)])
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-3, 1.0, 30.0])
+def test_sigmoid_kl_has_all_digits(noise):
+    x, y = pair_of_logits(40, 3.0, noise, 0.0)
+    x, y = x[x != y], y[x != y]
+    values = jaxloss.sigmoid_kl_divergence(x, y)
+    slopes = jax.grad(lambda x, y: jaxloss.sigmoid_kl_divergence(x, y).sum(), (0, 1))(x, y)
+    for i, (a, b) in enumerate(zip(exact(x), exact(y), strict=True)):
+        assert error(values[i], [exact_bernoulli_kl(a, b)]) < 2e-6
+        for got, want in zip(slopes, exact_gradients(exact_bernoulli_kl, a, b), strict=True):
+            assert error(got[i], want) < 3e-6
+
+
+def test_confident_sides_keep_their_gradient():
+    """Where one probability is 1 up to 1e-9, a mean and its largest term cancel unless the rest is kept apart."""
+    x, y = np.float32([0.0, 3.0, 1.0]), np.float32([20.0, -1.0, 0.5])
+    to_y = jax.grad(jaxloss.softmax_kl_divergence, 1)(x, y)
+    assert error(to_y, kl_slopes(exact(x), exact(y))[1]) < 1e-6
+    to_x = jax.grad(functools.partial(jaxloss.js_divergence, beta=1.0))(y, x)
+    assert error(to_x, kl_slopes(exact(x), exact(y))[1]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "fn", [*FROM_LOGITS, jaxloss.sigmoid_kl_divergence, jaxloss.gaussian_kl], ids=lambda f: f.__name__
+)
+def test_half_precision_is_the_float32_answer(fn, dtype):
+    x, y = (jnp.asarray(v).astype(dtype) for v in pair_of_logits(33, 2.0, 0.1, 0.0))
+    wide = [v.astype(jnp.float32) for v in (x, y)]
+    np.testing.assert_array_equal(fn(x, y), fn(*wide))
+    got = jax.grad(lambda x, y: fn(x, y).sum(), (0, 1))(x, y)
+    want = jax.grad(lambda x, y: fn(x, y).sum(), (0, 1))(*wide)
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == dtype
+        np.testing.assert_array_equal(g, w.astype(dtype))
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1.0])
+def test_temperature_is_differentiated(noise):
+    x, y = pair_of_logits(6, 2.0, noise, 0.0)
+    t = np.float32(1.7)
+    for fn, formula in (
+        (jaxloss.softmax_kl_divergence, exact_kl),
+        (functools.partial(jaxloss.js_divergence, beta=0.25), lambda x, y, t: exact_js(x, y, mpmath.mpf(1) / 4, t)),
+    ):
+        got = jax.grad(lambda t, fn=fn: fn(x, y, temperature=t))(jnp.asarray(t))
+        want = exact_gradients(functools.partial(formula, exact(x), exact(y)), exact(t)[0])[0]
+        assert error(got, want) < 5e-6
+
+
+def test_sigmoid_temperature_is_differentiated():
+    x, y = pair_of_logits(6, 2.0, 1e-3, 0.0)
+    t = np.float32(1.7)
+    got = jax.grad(lambda t: jaxloss.sigmoid_kl_divergence(x, y, temperature=t).sum())(jnp.asarray(t))
+
+    def total(t):
+        return sum(exact_bernoulli_kl(a / t, b / t) for a, b in zip(exact(x), exact(y), strict=True))
+
+    assert error(got, exact_gradients(total, exact(t)[0])[0]) < 5e-6
+
+
+def test_temperature_squared_keeps_the_size_of_the_gradient():
+    x, y = pair_of_logits(5, 1.0, 1.0, 0.0)
+    plain = jaxloss.softmax_kl_divergence(x, y, temperature=3.0)
+    np.testing.assert_allclose(
+        jaxloss.softmax_kl_divergence(x, y, temperature=3.0, scale_by_temperature_squared=True), 9 * plain, rtol=1e-6
+    )
+
+
+# The ends of beta.
+
+
+@pytest.mark.core
+def test_js_is_continuous_and_exact_at_both_ends():
+    x, y = pair_of_logits(7, 1.0, 2.0, 0.0)
+    js = jax.jit(lambda beta: jaxloss.js_divergence(x, y, beta=beta))
+    for end, truth in ((0.0, exact_kl(exact(x), exact(y))), (1.0, exact_kl(exact(y), exact(x)))):
+        assert error(js(end), [truth]) < 1e-6
+        assert error(js(abs(end - 1e-7)), [truth]) < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-3, 0.5, 0.8, 1.0])
+def test_js_beta_is_differentiated(beta):
+    x, y = pair_of_logits(5, 1.0, 1.0, 0.0)
+    b = np.float32(beta)
+    got = jax.grad(lambda b: jaxloss.js_divergence(x, y, beta=b))(jnp.asarray(b))
+    h = mpmath.mpf(10) ** -16
+    at = exact(b)[0]
+    if beta == 0:
+        want = (-3 * exact_js(exact(x), exact(y), 0) + 4 * exact_js(exact(x), exact(y), h)) / (2 * h)
+        want -= exact_js(exact(x), exact(y), 2 * h) / (2 * h)
+    elif beta == 1:
+        want = (3 * exact_js(exact(x), exact(y), 1) - 4 * exact_js(exact(x), exact(y), 1 - h)) / (2 * h)
+        want += exact_js(exact(x), exact(y), 1 - 2 * h) / (2 * h)
+    else:
+        want = exact_gradients(functools.partial(exact_js, exact(x), exact(y)), at)[0][0]
+    assert error(got, [want]) < 1e-5
+
+
+def test_classical_js_is_bounded_by_log_2():
+    far = jaxloss.js_divergence(jnp.array([90.0, 0.0]), jnp.array([0.0, 90.0]), normalized=False)
+    np.testing.assert_allclose(far, np.log(2.0), rtol=1e-6)
+    x, y = pair_of_logits(5, 1.0, 1.0, 0.0)
+    quarter = jaxloss.js_divergence(x, y) / 4
+    np.testing.assert_allclose(jaxloss.js_divergence(x, y, normalized=False), quarter, rtol=1e-6)
+
+
+# Edges.
+
+
+def value_and_slopes(fn, x, y):
+    return fn(x, y), *jax.grad(lambda x, y: fn(x, y).sum(), (0, 1))(x, y)
+
+
+@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)
+def test_class_ruled_out_by_both_changes_nothing(fn):
+    x, y = jnp.array([1.0, 0.5, -0.25]), jnp.array([0.5, 1.0, 2.0])
+    want = value_and_slopes(fn, x, y)
+    got = value_and_slopes(fn, jnp.append(x, -INF), jnp.append(y, -INF))
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+    for g, w in zip(got[1:], want[1:], strict=True):
+        np.testing.assert_allclose(g, jnp.append(w, 0.0), rtol=1e-6)
+    tangent = jnp.array([0.1, 0.2, 0.3])
+    pushed = jax.jvp(fn, (x, y), (tangent, tangent))[1]
+    longer = jnp.append(tangent, 1.0)
+    got = jax.jvp(fn, (jnp.append(x, -INF), jnp.append(y, -INF)), (longer, longer))[1]
+    np.testing.assert_allclose(got, pushed, atol=1e-6)
+
+
+def test_class_ruled_out_by_one_side():
+    kl_divergence = jaxloss.softmax_kl_divergence
+    value, to_x, to_y = value_and_slopes(kl_divergence, jnp.zeros(2), jnp.array([0.0, -INF]))
+    np.testing.assert_allclose(value, np.log(2.0), rtol=1e-6)
+    np.testing.assert_allclose(to_x, [-0.5, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(to_y, [0.0, 0.0])
+    value, to_x, to_y = value_and_slopes(kl_divergence, jnp.array([0.0, 0.0, -INF]), jnp.zeros(3))
+    assert value == INF
+    np.testing.assert_allclose(to_x, [1 / 6, 1 / 6, -1 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(to_y, [-INF, -INF, INF])
+    value, to_x, to_y = value_and_slopes(jaxloss.js_divergence, jnp.array([0.0, -INF]), jnp.array([-INF, 0.0]))
+    np.testing.assert_allclose(value, 4 * np.log(2.0), rtol=1e-6)
+    np.testing.assert_array_equal(np.abs([to_x, to_y]), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)
+def test_undefined_rows_are_nan(fn):
+    for bad in (jnp.array([-INF, -INF]), jnp.array([NAN, 0.0])):
+        assert jnp.isnan(fn(bad, jnp.zeros(2)))
+        assert jnp.isnan(fn(jnp.zeros(2), bad))
+
+
+def test_sigmoid_kl_edges():
+    x, y = jnp.array([INF, -INF, 0.0, 0.0, 1e4, NAN]), jnp.array([INF, -INF, INF, -INF, -1e4, 0.0])
+    value, to_x, to_y = value_and_slopes(jaxloss.sigmoid_kl_divergence, x, y)
+    np.testing.assert_allclose(value, [0.0, 0.0, np.log(2.0), np.log(2.0), 1e4, NAN], rtol=1e-6)
+    np.testing.assert_allclose(to_x, [0.0, 0.0, -0.5, 0.5, 1.0, NAN], rtol=1e-6)
+    np.testing.assert_allclose(to_y[:-1], np.zeros(5))
+    assert jaxloss.sigmoid_kl_divergence(jnp.array(INF), jnp.array(0.0)) == INF
+
+
+@pytest.mark.core
+def test_zero_targets():
+    log_p, t = jnp.array([0.0, -INF, -1.0]), jnp.array([1.0, 0.0, 0.0])
+    value, to_log_p, to_t = value_and_slopes(jaxloss.kl_divergence, log_p, t)
+    assert value == 0
+    np.testing.assert_array_equal(to_log_p, [-1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(to_t, [1.0, INF, -INF])
+    value, to_log_p, to_t = value_and_slopes(jaxloss.generalized_kl_divergence, log_p, t)
+    np.testing.assert_allclose(value, np.exp(-1.0), rtol=1e-6)
+    np.testing.assert_allclose(to_log_p, [0.0, 0.0, np.exp(-1.0)], rtol=1e-6)
+    np.testing.assert_array_equal(to_t, [0.0, INF, -INF])
+    value, to_log_p, to_t = value_and_slopes(jaxloss.kl_divergence_with_log_targets, log_p, jnp.log(t))
+    assert value == 0
+    np.testing.assert_array_equal(to_log_p, [-1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(to_t, [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("fn", FROM_PROBABILITIES, ids=lambda f: f.__name__)
+def test_impossible_prediction_costs_infinity_and_nan_stays(fn):
+    target = jnp.log(jnp.array([0.5, 0.5])) if "log_targets" in fn.__name__ else jnp.array([0.5, 0.5])
+    assert fn(jnp.array([0.0, -INF]), target) == INF
+    assert jnp.isnan(fn(jnp.array([0.0, NAN]), target))
+
+
+def test_generalized_kl_does_not_cancel():
+    rng = np.random.default_rng(0)
+    t = rng.uniform(0.1, 1.0, 50).astype(np.float32)
+    log_p = (np.log(t) + 1e-2 * rng.standard_normal(50)).astype(np.float32)
+    terms = [b * (mpmath.log(b) - a) - b + mpmath.exp(a) for a, b in zip(exact(log_p), exact(t), strict=True)]
+    got = jaxloss.generalized_kl_divergence(log_p, t)
+    assert error(got, [sum(terms)]) < 1e-5  # of the formula as it stands, 1e-3
+    assert jnp.all(jax.vmap(jaxloss.generalized_kl_divergence)(log_p[:, None], t[:, None]) >= 0)
+
+
+# Drop-in.
+
+
+@pytest.mark.parametrize("axis", [-1, 0, (0, 2), None])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("fn", FROM_PROBABILITIES, ids=lambda f: f.__name__)
+def test_same_as_optax(fn, axis, masked):
+    rng = np.random.default_rng(0)
+    log_p, t = (jnp.asarray(rng.uniform(lo, hi, (2, 3, 4)), jnp.float32) for lo, hi in ((-3.0, 0.0), (0.1, 1.0)))
+    where = jnp.asarray(rng.random((2, 3, 4)) < 0.7) if masked else None
+    theirs = getattr(optax.losses, fn.__name__)
+    np.testing.assert_allclose(fn(log_p, t, axis, where), theirs(log_p, t, axis, where), rtol=2e-5, atol=1e-6)
+
+
+def test_convex_kl_is_deprecated():
+    args = jnp.array([0.0, -1.0]), jnp.array([0.3, 0.7])
+    with pytest.warns(DeprecationWarning, match="generalized_kl_divergence"):
+        got = jaxloss.convex_kl_divergence(*args)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(got, jaxloss.generalized_kl_divergence(*args))
+
+
+# Masks.
+
+
+@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)
+def test_masked_classes_are_left_out_of_both_distributions(fn):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.standard_normal((3, 6)), jnp.float32) for _ in range(2))
+    keep = jnp.array([True, False, True, True, False, True])
+    spoilt = [jnp.where(keep, v, NAN) for v in (x, y)]
+    where = jnp.broadcast_to(keep, (3, 6))
+    np.testing.assert_allclose(fn(*spoilt, where=where), fn(x[:, keep], y[:, keep]), rtol=1e-6)
+    for got, want in zip(
+        jax.grad(lambda x, y: fn(x, y, where=where).sum(), (0, 1))(*spoilt),
+        jax.grad(lambda x, y: fn(x, y).sum(), (0, 1))(x[:, keep], y[:, keep]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got[:, keep], want, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(got[:, ~keep], 0.0)
+
+
+@pytest.mark.parametrize("fn", [*FROM_LOGITS, *FROM_PROBABILITIES, jaxloss.gaussian_kl], ids=lambda f: f.__name__)
+def test_dropped_rows_add_nothing(fn):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.uniform(0.1, 1.0, (3, 4)), jnp.float32) for _ in range(2))
+    rows = jnp.array([True, False, True])
+    spoilt = [v.at[1].set(NAN) for v in (x, y)]
+    for where in (rows, jnp.broadcast_to(rows[:, None], (3, 4))):
+        got = fn(*spoilt, where=where)
+        np.testing.assert_array_equal(got, fn(x, y) * rows)
+        mean = fn(*spoilt, where=where, reduction="mean")
+        np.testing.assert_allclose(mean, fn(x[rows], y[rows]).mean(), rtol=1e-6)
+        loss = functools.partial(lambda x, y, where: fn(x, y, where=where, reduction="sum"), where=where)
+        for slope in jax.grad(loss, (0, 1))(*spoilt):
+            np.testing.assert_array_equal(slope[1], 0.0)
+            assert jnp.all(jnp.isfinite(slope))
+        assert jnp.isfinite(jax.jvp(loss, tuple(spoilt), (x, y))[1])
+    assert fn(*spoilt, where=jnp.zeros(3, bool), reduction="mean") == 0
+
+
+@pytest.mark.parametrize("fn", [*FROM_LOGITS, *FROM_PROBABILITIES], ids=lambda f: f.__name__)
+def test_several_axes_are_one(fn):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.uniform(0.1, 1.0, (2, 3, 4)), jnp.float32) for _ in range(2))
+    flat = [jnp.moveaxis(v, 1, 0).reshape(3, 8) for v in (x, y)]
+    np.testing.assert_allclose(fn(x, y, axis=(0, -1)), fn(*flat), rtol=1e-6)
+
+
+# Gaussians.
+
+
+def exact_gaussian_kl(mean, log_var, mean0, log_var0):
+    terms = zip(mean, log_var, mean0, log_var0, strict=True)
+    return sum((mpmath.exp(s - s0) - 1 - (s - s0) + (m - m0) ** 2 * mpmath.exp(-s0)) / 2 for m, s, m0, s0 in terms)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 10.0])
+def test_gaussian_kl_has_all_digits(scale):
+    rng = np.random.default_rng(0)
+    args = [(scale * rng.standard_normal(6)).astype(np.float32) for _ in range(4)]
+    args[3] = (args[3] * 0 + 2.0).astype(np.float32)
+    args[1] = args[1] + args[3]
+    value, slopes = jax.value_and_grad(jaxloss.gaussian_kl, (0, 1, 2, 3))(*args)
+    lists = [exact(a) for a in args]
+    assert error(value, [exact_gaussian_kl(*lists)]) < 1e-6
+    for got, want in zip(slopes, exact_gradients(exact_gaussian_kl, *lists), strict=True):
+        assert error(got, want) < 1e-6
+    standard = [exact(np.zeros(6))] * 2
+    assert error(jaxloss.gaussian_kl(*args[:2]), [exact_gaussian_kl(*lists[:2], *standard)]) < 1e-6
+
+
+def test_gaussian_kl_does_not_overflow_early():
+    got = jaxloss.gaussian_kl(jnp.array([1e25]), jnp.array([100.0]), None, jnp.array([100.0]))
+    np.testing.assert_allclose(got, 0.5 * (1e25 * np.exp(-50.0)) ** 2, rtol=1e-5)
+    narrow = jnp.array([-190.0])
+    mean = jnp.zeros(1)
+    value, slopes = jax.value_and_grad(jaxloss.gaussian_kl, (0, 1, 2, 3))(mean, narrow, mean, narrow)
+    assert value == 0
+    for slope in slopes:
+        np.testing.assert_array_equal(jnp.abs(slope), 0.0)
+
+
+def test_gaussian_kl_curvature_at_the_prior():
+    mean, prior = jnp.zeros(1), jnp.array([-1.0])
+    curvature = jax.hessian(lambda m: jaxloss.gaussian_kl(m, prior, jnp.zeros(1), prior))(mean)
+    np.testing.assert_allclose(curvature, [[np.exp(1.0)]], rtol=1e-6)
+
+
+# Second derivatives.
+
+
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)
+def test_hessians(fn, inner, outer):
+    with jax.enable_x64(True):
+        z = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3)))
+        got = outer(inner(lambda z: fn(z[0], z[1], temperature=2.0)))(z).reshape(6, 6)
+    half = mpmath.mpf(1) / 2
+    slopes = kl_slopes if fn is jaxloss.softmax_kl_divergence else functools.partial(js_slopes, beta=half)
+    h, at = mpmath.mpf(10) ** -20, exact(z)
+
+    def slope(v):
+        to_x, to_y = slopes(v[:3], v[3:], temperature=2)
+        return to_x + to_y
+
+    for i in range(6):
+        up, down = ([v + (step if j == i else 0) for j, v in enumerate(at)] for step in (h, -h))
+        want = [(a - b) / (2 * h) for a, b in zip(slope(up), slope(down), strict=True)]
+        assert error(got[i], want) < 1e-9
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: jaxloss.softmax_kl_divergence([1, 2], [1.0, 2.0]), "logits must have a floating-point dtype"),
+        (lambda: jaxloss.softmax_kl_divergence([1.0, 2.0], [1, 2]), "target_logits must have a floating-point dtype"),
+        (lambda: jaxloss.kl_divergence([0.0, -1.0], [0.5, 0.5], where=[1, 0]), "where must be boolean"),
+        (lambda: jaxloss.js_divergence([0.0, 1.0], [0.0, 1.0], beta="half"), "beta"),
+    ],
+)
+def test_wrong_dtype(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: jaxloss.softmax_kl_divergence(jnp.zeros(3), jnp.zeros((3, 1))), r"target_logits of shape \(3, 1\)"),
+        (lambda: jaxloss.softmax_kl_divergence(jnp.zeros((2, 0)), jnp.zeros((2, 0))), "no classes along axis -1"),
+        (lambda: jaxloss.softmax_kl_divergence(jnp.zeros(3), jnp.zeros(3), axis=1), "axis 1 is out of range"),
+        (lambda: jaxloss.softmax_kl_divergence(jnp.zeros(3), jnp.zeros(3), temperature=0.0), "temperature must be in"),
+        (
+            lambda: jaxloss.softmax_kl_divergence(jnp.zeros((2, 3)), jnp.zeros((2, 3)), temperature=jnp.ones(2)),
+            "temperature must be a single number",
+        ),
+        (lambda: jaxloss.js_divergence(jnp.zeros(3), jnp.zeros(3), beta=1.5), "beta must be in"),
+        (lambda: jaxloss.kl_divergence(jnp.zeros(3), jnp.ones(3), reduction="avg"), "reduction must be one of"),
+        (lambda: jaxloss.gaussian_kl(jnp.zeros((2, 3)), jnp.zeros((2, 1)), jnp.zeros(2)), "prior_mean of shape"),
+        (lambda: jaxloss.kl_divergence(jnp.zeros((2, 3)), jnp.ones(3), where=jnp.ones((3, 2), bool)), "where of shape"),
+    ],
+)
+def test_wrong_shape_or_option(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("fn", [*FROM_LOGITS, *FROM_PROBABILITIES], ids=lambda f: f.__name__)
+def test_empty_batch(fn):
+    assert fn(jnp.zeros((0, 3)), jnp.zeros((0, 3))).shape == (0,)
+    assert fn(jnp.zeros((0, 3)), jnp.zeros((0, 3)), reduction="mean") == 0
