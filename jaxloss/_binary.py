@@ -111,9 +111,7 @@ def _cross_entropy_fwd(
     return _cross_entropy(x, y, pos_weight, smoothing), (x, y, pos_weight, smoothing)
 
 
-def _cross_entropy_bwd(
-    residuals: tuple[Array, Array, Array | None, Array], g: Array
-) -> tuple[Array | None, ...]:
+def _cross_entropy_bwd(residuals: tuple[Array, Array, Array | None, Array], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff saves float32 intermediates of every branch and meets 0 * inf at an infinite logit. Here the
     # inputs themselves are kept, and sigmoid(x) - y is the difference of two products that do not cancel.
     x, y, pos_weight, smoothing = residuals

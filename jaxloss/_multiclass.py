@@ -146,9 +146,9 @@ def softmax_cross_entropy(
 def safe_softmax_cross_entropy(
     logits: Float[ArrayLike, "*batch classes"],
     labels: Num[ArrayLike, "..."],
+    *,
     axis: Axis | None = -1,
     where: Bool[ArrayLike, "..."] | None = None,
-    *,
     weights: Num[ArrayLike, "..."] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:

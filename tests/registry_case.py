@@ -48,6 +48,7 @@ class Case:
     zero: Maker | None = None  # arguments at which the loss is 0
     accurate: Callable[[np.random.Generator, tuple[int, ...], float], list[np.ndarray]] | None = None
     scales: tuple[float, ...] = (1e-3, 1.0, 30.0, 1e3)
+    temporaries: tuple[float, float] = (0.0, 0.0)  # XLA's on the CPU, float32 and bfloat16, in sizes of the prediction
     conditioned: float = INF  # from this scale on, an error counts against what the last bit of the arguments decides
 
     def __post_init__(self) -> None:

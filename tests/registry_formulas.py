@@ -251,7 +251,7 @@ def js_divergence(
     axis: Any = -1,
     where: Any = None,
     beta: Any = 0.5,
-    normalized: bool = True,
+    normalized: bool = False,
     temperature: Any = 1.0,
 ) -> Any:
     x, _ = scores(m, x, where, axis, None, temperature)

@@ -275,7 +275,7 @@ def test_sharded_classes_move_one_number_for_each_row(kind):
         compiled = jax.jit(jax.value_and_grad(mean_loss)).lower(x, label).compile()
         got = compiled(x, label)
     np.testing.assert_allclose(jax.device_get(got[0]), want[0], rtol=1e-6)
-    np.testing.assert_allclose(jax.device_get(got[1]), want[1], atol=1e-8)
+    np.testing.assert_allclose(jax.device_get(got[1]), want[1], rtol=1e-5)
     collective = r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
     moved = re.findall(r"\[([\d,]*)\]", " ".join(re.findall(collective, compiled.as_text())))
     assert moved

@@ -31,18 +31,17 @@ def js_divergence(
     where: Bool[ArrayLike, ...] | None = None,
     *,
     beta: float | Array = 0.5,
-    normalized: bool = True,
+    normalized: bool = False,
     temperature: float | Array = 1.0,
     weights: Num[ArrayLike, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, ...]:
-    r"""Jensen-Shannon divergence: $(\beta\,\mathrm{KL}(q \| m) + (1-\beta)\,\mathrm{KL}(p \| m)) / (\beta(1-\beta))$.
+    r"""Jensen-Shannon divergence of two softmax: $\beta\,\mathrm{KL}(q \| m) + (1-\beta)\,\mathrm{KL}(p \| m)$.
 
     $m = \beta q + (1-\beta) p$ mixes the targets $q = \mathrm{softmax}(y / T)$ and the predictions
-    $p = \mathrm{softmax}(x / T)$. As it stands it is continuous in $\beta$ from the forward divergence
-    $\mathrm{KL}(q \| p)$ at 0 to the reverse one, $\mathrm{KL}(p \| q)$, at 1, and of one size for distributions that
-    nearly agree; at $\beta = \frac12$ it is 4 times the classical Jensen-Shannon divergence. With `normalized=False`
-    the denominator is left out: at $\frac12$ that is the classical one, at most $\log 2$, and at both ends it is 0.
+    $p = \mathrm{softmax}(x / T)$. At $\beta = \frac12$ it is the classical divergence, at most $\log 2$; it vanishes at
+    both ends. With `normalized=True` it is divided by $\beta(1-\beta)$: then it is continuous from the forward
+    divergence $\mathrm{KL}(q \| p)$ at 0 to the reverse one, $\mathrm{KL}(p \| q)$, at 1, ends included.
     Non-negative terms are added, so that logits which differ by $10^{-6}$ give full relative precision.
 
     Args:
@@ -52,7 +51,7 @@ def js_divergence(
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits, over which both
         distributions are renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       beta: weight of the targets in the mixture, in [0, 1], a scalar; it can be traced and differentiated.
-      normalized: divide by $\beta(1-\beta)$.
+      normalized: divide by $\beta(1-\beta)$, with the limits at both ends.
       temperature: $T > 0$, a scalar; of both sides.
       weights: multiply the divergences, broadcast to their shape.
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
@@ -68,10 +67,10 @@ def js_divergence(
     of Language Models" (2024), whose $\beta$ this is.
 
     >>> x, y = jnp.array([3.0, 0.0]), jnp.array([0.0, 3.0])
-    >>> print(f"{js_divergence(x, y):.4f} = 4 * {js_divergence(x, y, normalized=False):.4f}")
-    2.0091 = 4 * 0.5023
-    >>> print(f"{js_divergence(x, y, beta=0.0):.4f}, from {js_divergence(x, y, beta=1e-6):.4f}")
-    2.7154, from 2.7154
+    >>> print(f"{js_divergence(x, y):.4f}")
+    0.5023
+    >>> print(f"{js_divergence(x, y, beta=0.0, normalized=True):.4f} = {softmax_kl_divergence(x, y):.4f}")
+    2.7154 = 2.7154
     """
     fn = "js_divergence"
     checks.in_range(fn, "temperature", temperature, 0, jnp.inf, open_low=True)

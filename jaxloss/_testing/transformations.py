@@ -40,11 +40,12 @@ def transformations(s: Subject) -> None:
         for k, (losses, gradients) in enumerate(plain):
             _same_both(s, name, jax.tree.map(lambda x, k=k: x[k], out[name]), losses, gradients, rtol)
     s.equal("the value under jvp", out["jvp"], plain[0][0], 8 * EPS, scaled=True)
-    total, gradients = out["value_and_grad"]
-    s.equal("the value under value_and_grad", total, np.sum(wide(plain[0][0])), 8 * EPS)
-    _same_both(s, "value_and_grad", (plain[0][0], gradients), *plain[0], rtol)
-    _same_both(s, "no jit", s.both(s.args), *plain[0], rtol)
-    _sharded(s, *plain[0], rtol)
+    total, gradients_too = out["value_and_grad"]
+    losses, gradients = plain[0]
+    s.equal("the value under value_and_grad", total, np.sum(wide(losses)), 8 * EPS)
+    _same_both(s, "value_and_grad", (losses, gradients_too), losses, gradients, rtol)
+    _same_both(s, "no jit", s.both(s.args), losses, gradients, rtol)
+    _sharded(s, losses, gradients, rtol)
 
 
 def _same_both(s: Subject, name: str, got: tuple[Any, Any], losses: Any, gradients: Any, rtol: float) -> None:
