@@ -153,7 +153,7 @@ def test_unknown_reduction(case):
 
 @EACH
 def test_unknown_keyword(case):
-    with pytest.raises(TypeError, match=rf"{public(case)}.*smoothness"):
+    with pytest.raises(TypeError, match=rf"{case.fn.__name__}.*smoothness"):
         case.fn(*case.arguments(), smoothness=1)
 
 

@@ -51,6 +51,12 @@ def test_every_option_at_once(case, name, promise):
     check(case, promise, name=name)
 
 
+@parametrize(*((c, n) for c, n in OPTION_SETS if n.startswith("broadcast")))
+def test_what_devices_share(case, name):
+    """Under shard_map the cotangent of a replicated argument is the sum over the devices."""
+    check(case, "transformations", name=name)
+
+
 @pytest.mark.parametrize("promise", ["modes", "transformations", "mask", "reduction"])
 @OWN
 def test_bfloat16(case, promise):

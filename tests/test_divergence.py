@@ -186,6 +186,15 @@ def test_classical_js_is_bounded_by_log_2():
     np.testing.assert_allclose(jaxloss.js_divergence(x, y), quarter, rtol=1e-6)
 
 
+def test_classical_js_vanishes_at_both_ends():
+    disjoint = jnp.array([0.0, -INF]), jnp.array([-INF, 0.0])
+    for beta in (0.0, 1.0):
+        assert jaxloss.js_divergence(*disjoint, beta=beta) == 0
+    x, y = pair_of_logits(5, 1.0, 1.0, 0.0)
+    slope = jax.grad(lambda b: jaxloss.js_divergence(x, y, beta=b))(0.0)
+    assert error(slope, [exact_kl(exact(x), exact(y))]) < 1e-6
+
+
 # Edges.
 
 
@@ -314,6 +323,20 @@ def test_masked_classes_are_left_out_of_both_distributions(fn):
     ):
         np.testing.assert_allclose(got[:, keep], want, rtol=1e-5, atol=1e-7)
         np.testing.assert_array_equal(got[:, ~keep], 0.0)
+    slopes = jax.grad(lambda x, y: fn(x, y, where=where).sum(), (0, 1))(spoilt[0].at[0, 0].set(NAN), spoilt[1])
+    for slope in slopes:
+        assert jnp.all(jnp.isnan(slope[0, keep]))
+        np.testing.assert_array_equal(slope[:, ~keep], 0.0)
+
+
+@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: getattr(f, "__name__", "js_divergence"))
+def test_a_row_without_a_class_makes_no_nan_inside(fn):
+    x, y = jnp.array([[1.0, 2.0], [0.5, -1.0]]), jnp.array([[0.0, 1.0], [2.0, 0.0]])
+    where = jnp.array([[True, True], [False, False]])
+    with jax.debug_nans(True):
+        jax.block_until_ready(jax.value_and_grad(lambda x: fn(x, y, where=where, reduction="mean"))(x))
+        _, pull = jax.vjp(lambda x, y: fn(x, y, where=where), x, y)
+        jax.block_until_ready(pull(jnp.ones(2)))
 
 
 @pytest.mark.parametrize("fn", [*FROM_LOGITS, *FROM_PROBABILITIES, jaxloss.gaussian_kl], ids=lambda f: f.__name__)
@@ -369,12 +392,12 @@ def test_gaussian_kl_has_all_digits(scale):
 def test_gaussian_kl_does_not_overflow_early():
     got = jaxloss.gaussian_kl(jnp.array([1e25]), jnp.array([100.0]), None, jnp.array([100.0]))
     np.testing.assert_allclose(got, 0.5 * (1e25 * np.exp(-50.0)) ** 2, rtol=1e-5)
-    narrow = jnp.array([-190.0])
     mean = jnp.zeros(1)
-    value, slopes = jax.value_and_grad(jaxloss.gaussian_kl, (0, 1, 2, 3))(mean, narrow, mean, narrow)
-    assert value == 0
-    for slope in slopes:
-        np.testing.assert_array_equal(jnp.abs(slope), 0.0)
+    for narrow in (jnp.array([-190.0]), jnp.array([-400.0])):
+        value, slopes = jax.value_and_grad(jaxloss.gaussian_kl, (0, 1, 2, 3))(mean, narrow, mean, narrow)
+        assert value == 0
+        for slope in slopes:
+            np.testing.assert_array_equal(jnp.abs(slope), 0.0)
 
 
 def test_gaussian_kl_curvature_at_the_prior():

@@ -99,22 +99,21 @@ def exp_minus(x: Array, top: Array) -> Array:
 def _row_exp(top: Array) -> tuple[Callable[[Array], Array], Array]:
     """exp(z - top) up to a factor for each row, to be applied to the sum.
 
-    Without the factor, e^-44, the sum of many classes far below the maximum would lose those that are subnormal: a
-    quarter of it for 131072 classes and a loss of 1e-35.
+    Without the factor the sum of many classes far below the maximum would lose those that are subnormal: a quarter of
+    it for 131072 classes and a loss of 1e-35.
     """
+    if _by_parts(top):
+        reduced, missing = _reduced_top(top, 64)
+        return lambda z: _exp_by_parts(z, reduced), missing
     low = top - 44
-    scale = exp_minus(low, top)
-    if not _by_parts(top):
-        return lambda z: exp_minus(z, low), scale
-    reduced, missing = _reduced_top(low)
-    return lambda z: _exp_by_parts(z, reduced), missing * scale
+    return lambda z: exp_minus(z, low), exp_minus(low, top)
 
 
 @jax.custom_jvp
 def scaled_exp(x: Array, top: Array, factor: Array) -> Array:
     """exp(x - top) * factor to 3 ULP: the rounding of x - top alone would be an error of 4e-6 at -80."""
     if _by_parts(x):
-        reduced, missing = _reduced_top(top)
+        reduced, missing = _reduced_top(top, 16)
         return _exp_by_parts(x, reduced) * (missing * factor)
     high, low = two_difference(x, top)
     e = jnp.exp(high)
@@ -147,13 +146,15 @@ class _ReducedTop(NamedTuple):
     magic: Array
 
 
-def _reduced_top(top: Array) -> tuple[_ReducedTop, Array]:
-    """What `_exp_by_parts` needs for each row, and the factor that its result lacks."""
+def _reduced_top(top: Array, lift: int) -> tuple[_ReducedTop, Array]:
+    """What `_exp_by_parts` needs for each row, and the factor that its result lacks, 2^-lift among it: what is normal
+    after the factor is normal before."""
     shift = jnp.where(jnp.abs(top) > 1024, jnp.clip(top, -_HUGE, _HUGE), 0)
     z = jnp.minimum(top - shift, _ABOVE)
     n = jnp.round(z * _LOG2_E)
     r = (z - n * _LOG2_HIGH) - n * _LOG2_LOW
-    return _ReducedTop(shift, z + np.float32(_LOG_TINY), _ROUND - n), jnp.exp(-r)
+    tiny = z + np.float32(_LOG_TINY - lift * np.log(2))
+    return _ReducedTop(shift, tiny, (_ROUND + lift) - n), jnp.exp(-r) * np.float32(2.0**-lift)
 
 
 def _exp_by_parts(x: Array, top: _ReducedTop) -> Array:
@@ -266,7 +267,7 @@ def _logsumexp_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array
 # are added up, which leaves blocks * width lanes for each row.
 
 _SLICES = 48  # at most: 2% of the row is left, compiled in about a second
-_VECTOR = 8  # float32 numbers in a register
+_VECTOR = 32  # bytes in a register: a narrower slice is not vectorised
 _WORTH_IT = 2**15  # entries; below, plain reductions take no longer and compile faster
 
 
@@ -286,11 +287,13 @@ class _Box(NamedTuple):
     missing: int  # how many entries the last slice shares with the one before, as blocks * slices * width > n
 
 
-def _box(n: int, trailing: int, most: int) -> _Box:
+def _box(n: int, trailing: int, itemsize: int) -> _Box:
     """The shape for n classes with `trailing` entries behind each of them."""
+    most = _SLICES if itemsize > 2 else min(_SLICES, 3 * 15)  # see `_views`
     if n <= most:
         return _Box(1, n, 1, 0)
-    widths = (1,) if trailing >= _VECTOR else (4 * _VECTOR, 2 * _VECTOR, _VECTOR)
+    vector = _VECTOR // itemsize
+    widths = (1,) if trailing >= vector else tuple(w for w in (32, 16, 8) if w >= vector)
     for slices in range(most, most // 3, -1):
         for width in widths:
             if n % (slices * width) == 0:
@@ -323,11 +326,10 @@ def _slicer(leaf: Any, like: Array, axis: int, box: _Box) -> Callable[[int], Any
 
     def cut(i: int) -> Array:
         view, back = views[i * len(views) // box.slices]
-        if box.missing:
-            start = min(i * box.width, leaf.shape[axis] - box.width)
-            return back(jnp.expand_dims(lax.slice_in_dim(view, start, start + box.width, axis=axis), axis))
-        split = view.reshape(*leaf.shape[:axis], box.blocks, box.slices, box.width, *leaf.shape[axis + 1 :])
-        return back(jnp.squeeze(lax.slice_in_dim(split, i, i + 1, axis=axis + 1), axis + 1))
+        # Nothing may stand between the slice and what follows: a reshape there counts against the 15.
+        blocks = view.reshape(*leaf.shape[:axis], box.blocks, -1, *leaf.shape[axis + 1 :])
+        start = min(i * box.width, blocks.shape[axis + 1] - box.width)
+        return back(lax.slice_in_dim(blocks, start, start + box.width, axis=axis + 1))
 
     return cut
 
@@ -336,8 +338,7 @@ def _slices(x: Any, axis: int, scores: Scores) -> tuple[list[Array], Array | Non
     """The scores of every slice, and which entries of the last one are not in the one before (None: all)."""
     leaves, tree = jax.tree.flatten(x)
     like = leaves[0]
-    most = _SLICES if like.dtype.itemsize > 2 else min(_SLICES, 3 * 15)
-    box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), most)
+    box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), like.dtype.itemsize)
     cuts = [_slicer(leaf, like, axis, box) for leaf in leaves]
     in_axes = [axis if jnp.ndim(leaf) == like.ndim else None for leaf in leaves]
 
@@ -358,7 +359,8 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
     if scores is upcast and not single:
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
     else:
-        top = jnp.squeeze(jnp.max(functools.reduce(jnp.maximum, slices), both, keepdims=True), axis)
+        top = functools.reduce(jnp.maximum, slices)
+        top = jnp.squeeze(_computed_once(top) if single else jnp.max(top, both, keepdims=True), axis)
     exp, scale = _row_exp(jnp.expand_dims(top, axis))
     others, ties = 0.0, 0
     for i, z in enumerate(slices):
@@ -366,16 +368,17 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
         is_top = z == jnp.expand_dims(top, axis)
         others = others + jnp.where(is_top, 0, exp(z))
         ties = ties + is_top.astype(jnp.int32)
-    others, ties = others * scale, ties.astype(top.dtype)
+    ties = ties.astype(top.dtype)
     if single:
-        return _computed_once(top), _computed_once(jnp.squeeze(others + (ties - 1), axis))
+        return top, _computed_once(jnp.squeeze(others * scale + (ties - 1), axis))
     # One array for both, so that the loop above runs once: the sign says that this lane has a maximum, which the
     # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
-    offset = 4 * jnp.finfo(top.dtype).tiny  # so that no such lane is 0
-    lanes = jnp.where(ties > 0, -(others + (ties - 1) + offset), others)
+    tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0; others that matter are larger than 1e-20 here
+    lanes = jnp.where(ties > 0, -(others + (ties - 1) / scale + tiny), others)
     sign = jnp.sign(lanes)
     with_top = jnp.sum(sign * sign - sign, both) / 2
-    return top, jnp.expand_dims(jnp.sum(jnp.abs(lanes), both) - offset * with_top + (with_top - 1), axis)
+    rest = jnp.expand_dims(jnp.sum(jnp.abs(lanes), both), axis) * jnp.squeeze(scale, axis)
+    return top, rest + (jnp.expand_dims(with_top, axis) - 1)
 
 
 def _computed_once(x: Array) -> Array:

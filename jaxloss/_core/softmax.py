@@ -80,7 +80,7 @@ def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Arr
     if wanted.spread:
         spread = spread_sum(stable.gap(z, stats, axis) + jnp.expand_dims(log_rest, axis), class_weights, s.mask, axis)
     if wanted.lse:
-        lse = stats.max + log_rest
+        lse = jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + log_rest)
     return (cross, spread, lse), (s, target, class_weights, stats, cross)
 
 

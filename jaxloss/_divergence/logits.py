@@ -12,11 +12,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import compute_dtype, cotangent
@@ -99,12 +98,8 @@ def softmax_kl_divergence(
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _softmax_kl(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> Array:
     x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
-    return stable.row_sum((x, y, t, rows(x, y, t, axis)), axis, _term)
-
-
-def _term(operands: tuple[Any, ...]) -> Array:
-    c = pair(*operands)
-    return kl_term(c.p, c.q, c.d)
+    c = pair(x, y, t, rows(x, y, t, axis))
+    return jnp.sum(kl_term(c.p, c.q, c.d), axis)
 
 
 def _softmax_kl_fwd(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> tuple[Array, tuple]:

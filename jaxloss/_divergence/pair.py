@@ -45,26 +45,14 @@ RULED_OUT = 1e29  # |d| beyond it is infinite
 
 def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
     max_x, max_y = (jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True)) for z in (x, y))
-    operands = (x, y, temperature, max_x, max_y)
+    a, b, d = _aligned(x, y, temperature, max_x, max_y)
     sum_x, sum_y, excess = (
-        jnp.expand_dims(stable.row_sum(operands, axis, term), axis) for term in (_exp_x, _exp_y, _exp_difference)
+        jnp.sum(v, axis, keepdims=True) for v in (jnp.exp(a), jnp.exp(b), _difference(a, b, d, 1, 1))
     )
     ratio = excess / sum_y
     near = jnp.abs(ratio) < 0.5
     shift = jnp.where(near, jnp.log1p(jnp.where(near, ratio, 0)), jnp.log(sum_x) - jnp.log(sum_y))
     return Rows(max_x, max_y, sum_x, sum_y, shift)
-
-
-def _exp_x(operands: tuple[Array, ...]) -> Array:
-    return jnp.exp(_aligned(*operands)[0])
-
-
-def _exp_y(operands: tuple[Array, ...]) -> Array:
-    return jnp.exp(_aligned(*operands)[1])
-
-
-def _exp_difference(operands: tuple[Array, ...]) -> Array:
-    return _difference(*_aligned(*operands), 1, 1)
 
 
 def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
