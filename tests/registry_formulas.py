@@ -210,6 +210,9 @@ def generalized_kl_divergence(m: Maths, x: Any, t: Any, axis: Any = -1, where: A
 
 
 def log_softmax(m: Maths, x: Any) -> Any:
+    """A row of which nothing is kept is uniform, so that its terms are 0."""
+    gone = m.xp.max(x, axis=-1, keepdims=True) == -np.inf
+    x = m.where(gone, m.number(0.0), x)
     return x - m.log_sum_exp(x)
 
 
@@ -224,8 +227,9 @@ def softmax_kl_divergence(
 ) -> Any:
     x, keep = scores(m, x, where, axis, None, temperature)
     y, _ = scores(m, y, where, axis, None, temperature)
-    log_p, log_q = log_softmax(m, x), log_softmax(m, y)
-    losses = m.times(m.exp(log_q), m.where(keep, log_q - log_p, 0 * m.number(1.0))).sum(-1)
+    zero = 0 * m.number(1.0)
+    log_p, log_q = (m.where(keep, log_softmax(m, z), zero) for z in (x, y))
+    losses = m.times(m.where(keep, m.exp(log_q), zero), log_q - log_p).sum(-1)
     return losses * temperature**2 if scale_by_temperature_squared else losses
 
 
