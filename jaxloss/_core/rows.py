@@ -362,7 +362,7 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
         top = functools.reduce(jnp.maximum, slices)
         top = jnp.squeeze(_computed_once(top) if single else jnp.max(top, both, keepdims=True), axis)
     exp, scale = _row_exp(jnp.expand_dims(top, axis))
-    others, ties = 0.0, 0
+    others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
     for i, z in enumerate(slices):
         z = z if fresh is None or i < len(slices) - 1 else jnp.where(fresh, z, -jnp.inf)
         is_top = z == jnp.expand_dims(top, axis)

@@ -44,6 +44,9 @@ class Scores(NamedTuple):
 
 def scores(s: Scores, axis: int) -> Array:
     z = upcast(s.logits)
+    if s.temperature is not None or s.softcap is not None:  # their slopes at a dropped NaN would be NaN
+        z = z if s.mask is None else jnp.where(s.mask, z, 0)
+        z = z if s.keep is None else jnp.where(jnp.expand_dims(s.keep, axis), z, 0)
     if s.temperature is not None:
         z = z / s.temperature.astype(z.dtype)
     if s.softcap is not None:
