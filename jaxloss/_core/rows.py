@@ -230,7 +230,7 @@ def row_sum(x: Any, axis: int, term: Scores = upcast) -> Array:
     slices, fresh = _slices(x, axis, term)
     if fresh is not None:
         slices[-1] = jnp.where(fresh, slices[-1], 0)
-    return jnp.sum(functools.reduce(jnp.add, slices), (axis, axis + 1))
+    return _add_lanes(functools.reduce(jnp.add, slices), axis)
 
 
 @row_sum.defjvp
@@ -375,10 +375,23 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
     # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
     tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0; others that matter are larger than 1e-20 here
     lanes = jnp.where(ties > 0, -(others + (ties - 1) / scale + tiny), others)
+    lanes = _computed_once(lanes) if _few(lanes, axis) else lanes
+    others = jnp.expand_dims(_add_lanes(jnp.abs(lanes), axis), axis) * jnp.squeeze(scale, axis)
     sign = jnp.sign(lanes)
-    with_top = jnp.sum(sign * sign - sign, both) / 2
-    rest = jnp.expand_dims(jnp.sum(jnp.abs(lanes), both), axis) * jnp.squeeze(scale, axis)
-    return top, rest + (jnp.expand_dims(with_top, axis) - 1)
+    twice_with_top = _add_lanes(sign * sign - sign, axis)
+    return top, others + (jnp.expand_dims(twice_with_top, axis) / 2 - 1)
+
+
+def _few(lanes: Array, axis: int) -> bool:
+    return math.prod(lanes.shape[axis:]) <= 64
+
+
+def _add_lanes(lanes: Array, axis: int) -> Array:
+    shape = lanes.shape[axis : axis + 2]
+    if not _few(lanes, axis) or axis + 2 < lanes.ndim:
+        return jnp.sum(lanes, (axis, axis + 1))
+    # For 65536 rows of 8 lanes the library's sums take 6.7 ms, and a matrix product 0.6.
+    return jnp.tensordot(lanes, jnp.ones(shape, lanes.dtype), 2, precision=lax.Precision.HIGHEST)
 
 
 def _computed_once(x: Array) -> Array:
