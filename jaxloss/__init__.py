@@ -20,6 +20,14 @@ from jaxloss._multiclass import (
     softmax_cross_entropy_with_integer_labels,
     z_loss,
 )
+from jaxloss._preference import (
+    cpo_loss,
+    dpo_loss,
+    kto_loss,
+    orpo_loss,
+    policy_gradient_loss,
+    simpo_loss,
+)
 from jaxloss._reduction import reduce
 from jaxloss._regression import (
     l2_loss,
@@ -32,18 +40,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "convex_kl_divergence",
+    "cpo_loss",
     "custom_vjp",
+    "dpo_loss",
     "gaussian_kl",
     "generalized_kl_divergence",
     "js_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
+    "kto_loss",
     "l2_loss",
     "nll_loss",
+    "orpo_loss",
+    "policy_gradient_loss",
     "reduce",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "sigmoid_kl_divergence",
+    "simpo_loss",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",

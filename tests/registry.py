@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import registry_classes
 import registry_divergences
+import registry_preference
 import registry_regression
 from registry_case import Case
 
 import jaxloss
 
-CASES: list[Case] = [*registry_regression.CASES, *registry_classes.CASES, *registry_divergences.CASES]
+CASES: list[Case] = [
+    *registry_regression.CASES,
+    *registry_classes.CASES,
+    *registry_divergences.CASES,
+    *registry_preference.CASES,
+]
 BY_NAME = {case.name: case for case in CASES}
 
 # Public names that are not losses: their own test files hold them to account.

@@ -36,7 +36,7 @@ class Case:
     fn: Callable[..., Any]
     formula: Callable[..., Any]
     make: Maker
-    kind: str  # "elementwise", "axis" (consumes an axis) or "total" (a scalar for everything)
+    kind: str  # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis) or "total" (one scalar)
     name: str = ""
     shape: tuple[int, ...] = (8, 5)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of single option sets

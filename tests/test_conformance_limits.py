@@ -144,6 +144,6 @@ def test_targets_broadcast_and_their_gradient_adds_up(case):
     small = [r[0] for r in rest]
     losses = case.fn(first, *small)
     np.testing.assert_array_equal(losses, case.fn(first, *(np.broadcast_to(s, first.shape) for s in small)))
-    got = jax.grad(lambda t: jnp.sum(case.fn(first, t)))(jnp.asarray(small[0]))
-    full = jax.grad(lambda t: jnp.sum(case.fn(first, t)))(jnp.broadcast_to(small[0], first.shape))
+    got = jax.grad(lambda t: jnp.sum(case.fn(first, t, *small[1:])))(jnp.asarray(small[0]))
+    full = jax.grad(lambda t: jnp.sum(case.fn(first, t, *small[1:])))(jnp.broadcast_to(small[0], first.shape))
     np.testing.assert_allclose(got, np.sum(full, axis=0), rtol=1e-5)
