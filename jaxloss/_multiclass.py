@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.precision import upcast
 from jaxloss._core.reduction import fill, reduce
-from jaxloss._core.softmax import Scores, Wanted, lookup, pick, row_statistics, scores, spread_sum
+from jaxloss._core.softmax import Scores, Wanted, along, lookup, pick, row_statistics, scores, spread_weights, times
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 
@@ -231,7 +231,10 @@ def nll_loss(
     def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
         z = scores(given, rows.axis)
         cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
-        return cross, None if _is_zero(alpha) else spread_sum(-z, c, rows.mask, rows.axis)
+        if _is_zero(alpha):
+            return cross, None
+        spread = times(spread_weights(along(c, z, rows.axis), rows.mask, z), -z)
+        return cross, stable.row_sum(spread, rows.axis)
 
     # What is kept for the backward pass are the arguments as they came, not filled and in float32.
     cross, spread = jax.checkpoint(terms, prevent_cse=False)(rows.scores(), y, c)
@@ -277,7 +280,7 @@ def z_loss(
     """
     rows = _Rows("z_loss", "logits", logits, axis, where)
     wanted = Wanted(rows.axis, lse=True)
-    _, _, lse = row_statistics(wanted, rows.scores(logit_softcap, temperature), None, None)
+    lse = row_statistics(wanted, rows.scores(logit_softcap, temperature), None, None).lse
     assert lse is not None
     return rows.total(jnp.square(lse), weights, reduction)
 
@@ -404,7 +407,7 @@ class _Rows:
         z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
         c = self.class_weights(class_weights)
         wanted = Wanted(self.axis, spread=not _is_zero(alpha), lse=not _is_zero(z))
-        cross, spread, lse = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
+        cross, spread, lse, _ = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
         assert cross is not None
         losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
         if lse is not None:

@@ -1,35 +1,69 @@
 """The one rule behind every softmax cross-entropy: per-row statistics of the logits, differentiable in all arguments.
 
-For scores z (the logits after temperature, softcap and masks), target weights t and class weights c it gives three
-numbers for each row; smoothing, label weights, z-loss and reductions are plain arithmetic on them:
+For scores z (the logits after temperature, softcap and masks), target weights t and class weights c it gives for each
+row those numbers that are wanted; smoothing, label weights, z-loss and reductions are plain arithmetic on them:
 
 - `cross`: sum_k t_k c_k (lse - z_k), or lse - z_y for an integer label y;
 - `spread`: sum_k c_k (lse - z_k) over the classes that are kept, for label smoothing;
-- `lse`: the log-normaliser.
+- `lse`: the log-normaliser;
+- `entropy`: -sum_k p_k log p_k.
 
 lse - z_k is formed as (max - z_k) + log1p(rest), both non-negative: no digit of a confident row is lost.
+
+The classes at hand may be all of them or a block. `part` is what a block contributes, `totals` what all blocks
+together give (see `parts.py`), `slopes` the gradient with respect to the logits of a block. `row_statistics` is one
+block on each device; `jaxloss._linear` runs through many without having the logits of all.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import cotangent, upcast
+from jaxloss._core.parts import Part, Weighed, over_devices
+from jaxloss._core.precision import compute_dtype, cotangent, upcast
 
 
 class Wanted(NamedTuple):
-    """What is known while tracing: the class axis, and which optional statistics are asked for."""
+    """What is known while tracing: the class axis, which statistics, and the mesh axes that split the classes."""
 
     axis: int
     spread: bool = False
     lse: bool = False
+    entropy: bool = False
+    over: Any = None
+
+
+class Statistics(NamedTuple):
+    cross: Array | None = None
+    spread: Array | None = None
+    lse: Array | None = None
+    entropy: Array | None = None
+
+
+class Target(NamedTuple):
+    """What the logits are held against: a label for each row, or the weight of every class at hand."""
+
+    label: Array | None = None  # counted from the first class at hand
+    valid: Array | None = None  # does the label name a class
+    weights: Array | None = None
+
+
+class Row(NamedTuple):
+    """What the gradient needs of each row."""
+
+    stats: stable.RowStats
+    cross: Array | None
+    mass: Array | None  # sum_k t_k c_k
+    spread_mass: Array | None  # sum_k c_k
+    mean_gap: Array | None  # sum_k p_k (max - z_k)
 
 
 class Scores(NamedTuple):
@@ -60,76 +94,170 @@ def scores(s: Scores, axis: int) -> Array:
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
-def row_statistics(
-    wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None
-) -> tuple[Array | None, Array | None, Array | None]:
-    """`(cross, spread, lse)`; `target` holds labels without the class axis, or weights of the shape of the logits."""
+def row_statistics(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Statistics:
+    """`target` holds labels without the class axis, or weights of the shape of the logits."""
     return _forward(wanted, s, target, class_weights)[0]
 
 
 def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Any:
-    axis = wanted.axis
-    z = scores(s, axis)
-    plain = all(x is None for x in s[1:])
-    stats = stable.row_stats(s.logits, axis) if plain else stable.row_stats(s, axis, lambda cut: scores(cut, axis))
-    log_rest = jnp.log1p(stats.rest)
-    cross = spread = lse = None
-    if target is not None and _is_label(target):
-        label, valid = _label(target, z.shape[axis])
-        cross = jnp.where(valid, stable.label_gap(z, stats, label, axis) + log_rest, jnp.nan)
-    elif target is not None:
-        t = target.astype(z.dtype) * _along(class_weights, z, axis)
-        cross = stable.row_sum(_times(t, stable.gap(z, stats, axis) + jnp.expand_dims(log_rest, axis)), axis)
-    if wanted.spread:
-        spread = spread_sum(stable.gap(z, stats, axis) + jnp.expand_dims(log_rest, axis), class_weights, s.mask, axis)
-    if wanted.lse:
-        lse = jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + log_rest)
-    return (cross, spread, lse), (s, target, class_weights, stats, cross)
+    t = targets(target, s.logits.shape[wanted.axis], wanted.over)
+    whole = over_devices(part(wanted, s, t, class_weights), wanted.over)
+    found, row = totals(whole, t.valid, wanted)
+    return found, (s, target, class_weights, row)
 
 
-def _backward(wanted: Wanted, residuals: Any, cotangents: tuple[Array | None, Array | None, Array | None]) -> Any:
+def _backward(wanted: Wanted, residuals: Any, g: Statistics) -> Any:
     # Why a rule: autodiff saves exp(z - max) in float32, meets inf - inf at ruled-out classes, and scatters into the
-    # label's place. Here the logits are kept in their own dtype with three numbers for each row, and one fused pass
+    # label's place. Here the logits are kept in their own dtype with a few numbers for each row, and one fused pass
     # compares with an iota.
-    axis, (s, target, class_weights, stats, cross) = wanted.axis, residuals
-    traced = (s.logits, s.temperature, s.softcap)
-    z, pull = jax.vjp(lambda x, t, cap: scores(s._replace(logits=x, temperature=t, softcap=cap), axis), *traced)
-    g_cross, g_spread, g_lse = (None if g is None else jnp.expand_dims(g, axis) for g in cotangents)
+    s, target, class_weights, row = residuals
+    t = targets(target, s.logits.shape[wanted.axis], wanted.over)
+    to_s, to_target, to_classes = slopes(wanted, s, t, class_weights, row, g)
+    return to_s, to_target, to_classes
+
+
+row_statistics.defvjp(_forward, _backward)
+
+
+def targets(target: Array | None, classes: int, over: Any) -> Target:
+    """`target` for the classes at hand, of which every device has as many."""
+    if target is None or not _is_label(target):
+        return Target(weights=target)
+    total, first = classes, 0
+    if over is not None:
+        total, first = classes * lax.axis_size(over), classes * lax.axis_index(over)
+    label, valid = _label(target, total)
+    return Target(label - first, valid)
+
+
+def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None) -> Part:
+    """What the classes at hand contribute."""
+    axis = wanted.axis
+    plain = all(x is None for x in s[1:])
+    stats = stable.part_stats(s.logits, axis) if plain else stable.part_stats(s, axis, lambda cut: scores(cut, axis))
+    at_label = cost = spread = heat = None
+    z, n = scores(s, axis), s.logits.shape[axis]
+    at_hand = _AtHand(s, stable.reference(stats.max), target.weights, along(class_weights, z, axis))
+    if target.label is not None:
+        here = (target.label >= 0) & (target.label < n)
+        at_label = jnp.where(here, stable.pick(z, target.label, axis), 0)
+    elif target.weights is not None:
+        cost = _weighed(at_hand, axis, _target_weight)
+    if wanted.spread:
+        spread = _weighed(at_hand, axis, _spread_weight)
+    if wanted.entropy:
+        heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis))
+    return Part(stats, at_label, cost, spread, heat)
+
+
+class _AtHand(NamedTuple):
+    """The operands of a sum over classes; those with a class axis are cut along it."""
+
+    s: Scores
+    top: Array  # without the class axis
+    target: Array | None
+    class_weights: Array | None
+
+
+def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) -> Weighed:
+    def terms(x: _AtHand) -> tuple[Array, Array]:
+        return weight(x), times(weight(x), _gap(axis, x))
+
+    return Weighed(*stable.row_sums(at_hand, axis, terms))
+
+
+def _target_weight(x: _AtHand) -> Array:
+    assert x.target is not None
+    t = x.target.astype(x.top.dtype)
+    return t if x.class_weights is None else t * x.class_weights
+
+
+def _spread_weight(x: _AtHand) -> Array:
+    return spread_weights(x.class_weights, x.s.mask, x.s.logits)
+
+
+def _gap(axis: int, x: _AtHand) -> Array:
+    z = scores(x.s, axis)
+    return jnp.where(z == jnp.inf, 0, jnp.expand_dims(x.top, axis) - z)
+
+
+def _heat(axis: int, x: _AtHand) -> Array:
+    e = stable.exp_minus(scores(x.s, axis), jnp.expand_dims(x.top, axis))
+    return jnp.where(e == 0, 0, e * _gap(axis, x))
+
+
+def totals(whole: Part, valid: Array | None, wanted: Wanted) -> tuple[Statistics, Row]:
+    """The statistics of all classes."""
+    stats = stable.settled(whole.stats)
+    log_rest = jnp.log1p(stats.rest)
+
+    def total(w: Weighed | None) -> Array | None:
+        return None if w is None else w.gaps + w.mass * log_rest
+
+    cross = total(whole.cost)
+    if whole.label is not None:
+        gap = jnp.where(whole.label == jnp.inf, 0, stats.max - whole.label)
+        cross = jnp.where(valid, gap + log_rest, jnp.nan)
+    lse = jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + log_rest) if wanted.lse else None
+    mean_gap = None if whole.heat is None else whole.heat / (1 + stats.rest)
+    entropy = None if mean_gap is None else mean_gap + log_rest
+    mass, spread_mass = (None if w is None else w.mass for w in (whole.cost, whole.spread))
+    found = Statistics(cross, total(whole.spread), lse, entropy)
+    return found, Row(stats, cross, mass, spread_mass, mean_gap)
+
+
+def slopes(
+    wanted: Wanted, s: Scores, target: Target, class_weights: Array | None, row: Row, g: Statistics
+) -> tuple[Scores, Array | None, Array | None]:
+    """The cotangents of the scores, the target and the class weights, for the classes at hand."""
+    axis, stats = wanted.axis, row.stats
+    z, pull = scores_and_pull(s, axis)
+    g_cross, g_spread, g_lse, g_entropy = (None if x is None else jnp.expand_dims(x, axis) for x in g)
     p = stable.softmax(z, stats, axis)
+    c = jnp.ones((), z.dtype) if class_weights is None else along(class_weights, z, axis)
     to_scores = jnp.zeros_like(z)
     to_target = to_classes = None
     # A ruled-out class has an infinite gap. The largest number stands for it, so that a cotangent of 0 stays 0.
     gap = stable.gap(z, stats, axis) + jnp.expand_dims(jnp.log1p(stats.rest), axis)
     gap = jnp.minimum(gap, jnp.finfo(gap.dtype).max)
 
-    if g_cross is not None and _is_label(target):
-        label, valid = _label(target, z.shape[axis])
-        g_cross = g_cross * jnp.expand_dims(_nan_unless(valid, z.dtype), axis)
-        at_label = jnp.expand_dims(jnp.expm1(-cross), axis)
-        to_scores = g_cross * jnp.where(stable.is_label(z, label, axis), at_label, p)
+    if g_cross is not None and target.label is not None:
+        assert row.cross is not None and target.valid is not None
+        g_cross = g_cross * jnp.expand_dims(_nan_unless(target.valid, z.dtype), axis)
+        at_label = jnp.expand_dims(jnp.expm1(-row.cross), axis)
+        to_scores = g_cross * jnp.where(stable.is_label(z, target.label, axis), at_label, p)
     elif g_cross is not None:
-        c = _along(class_weights, z, axis)
-        t = target.astype(z.dtype) * c
-        to_scores = g_cross * _mixture_slope(z, stats, p, t, axis)
-        to_target = cotangent(g_cross * c * gap, target)
-        to_classes = g_cross * target.astype(z.dtype) * gap
+        assert target.weights is not None and row.mass is not None
+        t = target.weights.astype(z.dtype)
+        to_scores = g_cross * _mixture_slope(z, stats, p, t * c, jnp.expand_dims(row.mass, axis), axis)
+        to_target = cotangent(g_cross * c * gap, target.weights)
+        to_classes = g_cross * t * gap
     if g_spread is not None:
-        c = _spread_weights(class_weights, s.mask, z, axis)
-        to_scores += g_spread * (p * jnp.expand_dims(stable.row_sum(c, axis), axis) - c)
+        assert row.spread_mass is not None
+        even = spread_weights(None if class_weights is None else c, s.mask, z)
+        to_scores += g_spread * (p * jnp.expand_dims(row.spread_mass, axis) - even)
         kept = (g_spread if s.mask is None else jnp.where(s.mask, g_spread, 0)) * gap
         to_classes = kept if to_classes is None else to_classes + kept
     if g_lse is not None:
         to_scores += g_lse * p
+    if g_entropy is not None:
+        assert row.mean_gap is not None
+        below = jnp.minimum(stable.gap(z, stats, axis), jnp.finfo(z.dtype).max)
+        to_scores += g_entropy * p * (below - jnp.expand_dims(row.mean_gap, axis))
 
     to_logits, to_temperature, to_softcap = pull(to_scores)
-    to_s = Scores(to_logits, temperature=to_temperature, softcap=to_softcap)
     if class_weights is not None and to_classes is not None:
         others = tuple(i for i in range(z.ndim) if i != axis)
         to_classes = cotangent(jnp.sum(to_classes, others), class_weights)
+    to_s = Scores(to_logits, temperature=to_temperature, softcap=to_softcap)
     return to_s, to_target, None if class_weights is None else to_classes
 
 
-row_statistics.defvjp(_forward, _backward)
+def scores_and_pull(s: Scores, axis: int) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+    def of(logits: Array, temperature: Array | None, softcap: Array | None) -> Array:
+        return scores(s._replace(logits=logits, temperature=temperature, softcap=softcap), axis)
+
+    return jax.vjp(of, s.logits, s.temperature, s.softcap)
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
@@ -170,23 +298,21 @@ def _nan_unless(valid: Array, dtype: Any) -> Array:
     return jnp.where(valid, jnp.ones((), dtype), jnp.nan)
 
 
-def _along(class_weights: Array | None, z: Array, axis: int) -> Array:
+def along(class_weights: Array | None, z: Array, axis: int) -> Array | None:
+    """The class weights in the dtype and with the dimensions of the scores."""
     if class_weights is None:
-        return jnp.ones((), z.dtype)
+        return None
     return jnp.expand_dims(class_weights.astype(z.dtype), [i for i in range(z.ndim) if i != axis])
 
 
-def spread_sum(gap: Array, class_weights: Array | None, mask: Array | None, axis: int) -> Array:
-    """sum_k c_k gap_k over the classes that are kept."""
-    return stable.row_sum(_times(_spread_weights(class_weights, mask, gap, axis), gap), axis)
-
-
-def _spread_weights(class_weights: Array | None, mask: Array | None, z: Array, axis: int) -> Array:
-    c = jnp.broadcast_to(_along(class_weights, z, axis), z.shape)
+def spread_weights(class_weights: Array | None, mask: Array | None, like: Array) -> Array:
+    """The class weight of every class that is kept; `class_weights` has the dimensions of `like`."""
+    dtype = compute_dtype(like)
+    c = jnp.broadcast_to(jnp.ones((), dtype) if class_weights is None else class_weights, like.shape)
     return c if mask is None else jnp.where(mask, c, 0)
 
 
-def _times(weight: Array, value: Array) -> Array:
+def times(weight: Array, value: Array) -> Array:
     """weight * value with 0 * inf = 0: a class of weight zero does not count, even if it is ruled out.
 
     Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
@@ -194,16 +320,23 @@ def _times(weight: Array, value: Array) -> Array:
     return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
-def _mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, axis: int) -> Array:
+def _mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, total: Array, axis: int) -> Array:
     """T p_k - t_k with T = sum t. A probability above one half is 1 minus something small, which is used there."""
-    total = jnp.expand_dims(stable.row_sum(jnp.broadcast_to(t, z.shape), axis), axis)
     rest = jnp.expand_dims(stats.rest, axis)
     at_max = (total - t) - total * (rest / (1 + rest))
     return jnp.where((z == jnp.expand_dims(stats.max, axis)) & (rest < 1), at_max, total * p - t)
 
 
-def lookup(table: Array, index: Array) -> Array:
-    """`table[index]` for each row; an index outside gives the nearest entry (its loss is NaN already)."""
+def lookup(table: Array, index: Array, over: Any = None) -> Array:
+    """`table[index]` for each row; an index outside gives the nearest entry (its loss is NaN already).
+
+    With mesh axes `over`, every device has the entries of its own classes, and the index counts all of them.
+    """
+    if over is not None:
+        here = targets(index, table.shape[0], over).label
+        assert here is not None
+        mine = (here >= 0) & (here < table.shape[0])
+        return lax.psum(jnp.where(mine, lookup(table, here), 0), over)
     mesh = jax.typeof(index).sharding.mesh
     if mesh.empty or not mesh.explicit_axes:
         return table.at[index].get(mode="clip")
