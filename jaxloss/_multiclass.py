@@ -16,17 +16,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
+from jaxloss._core.class_rows import Rows, is_zero
 from jaxloss._core.precision import upcast
-from jaxloss._core.reduction import fill, reduce
-from jaxloss._core.softmax import Scores, Wanted, along, lookup, pick, row_statistics, scores, spread_weights, times
+from jaxloss._core.reduction import fill
+from jaxloss._core.softmax import Scores, Wanted, along, pick, row_statistics, scores, spread_weights, times
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 
@@ -44,6 +43,7 @@ def softmax_cross_entropy_with_integer_labels(
     z_loss: float | Array = 0.0,
     logit_softcap: float | Array | None = None,
     temperature: float | Array = 1.0,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     r"""Cross-entropy of integer labels: $c_y\,(\mathrm{lse}(x) - x_y)$ with $\mathrm{lse}(x) = \log\sum_k e^{x_k}$.
@@ -66,6 +66,8 @@ def softmax_cross_entropy_with_integer_labels(
       z_loss: $z$, the weight of the squared log-normaliser.
       logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits are those of this device's
+        classes, the labels count all of them; the result is that of all. Nothing of the size of the logits is sent.
       reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
 
     Returns:
@@ -73,7 +75,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Raises:
       TypeError: logits are not floating-point, labels not integer or `where` not boolean.
-      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+      ValueError: a shape does not fit the logits, there are no classes, an option is out of its range, `axis_name` is
+        no axis here, or belongs to `shard_map(check_vma=False)`, where gradients would be multiplied.
 
     Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3; Szegedy et al. (2016) for
     smoothing, Chowdhery et al. (2022), section 5, for the z-loss.
@@ -82,7 +85,7 @@ def softmax_cross_entropy_with_integer_labels(
     [1.3862944 1.3862944]
     """
     fn = "softmax_cross_entropy_with_integer_labels"
-    rows = _Rows(fn, "logits", logits, axis, where)
+    rows = Rows(fn, "logits", logits, axis, where, axis_name)
     options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
     return rows.cross_entropy(rows.labels(labels, ignore_index), *options, weights=weights, reduction=reduction)
 
@@ -100,6 +103,7 @@ def softmax_cross_entropy(
     z_loss: float | Array = 0.0,
     logit_softcap: float | Array | None = None,
     temperature: float | Array = 1.0,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     r"""Cross-entropy of label distributions: $\sum_k t_k c_k\,(\mathrm{lse}(x) - x_k)$.
@@ -121,6 +125,8 @@ def softmax_cross_entropy(
       z_loss: $z$, the weight of the squared log-normaliser.
       logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits, labels, `class_weights` and
+        a mask of classes are those of this device's classes; the result is that of all. Nothing of their size is sent.
       reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
 
     Returns:
@@ -128,7 +134,8 @@ def softmax_cross_entropy(
 
     Raises:
       TypeError: logits are not floating-point or `where` not boolean.
-      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+      ValueError: a shape does not fit the logits, there are no classes, an option is out of its range, `axis_name` is
+        no axis here, or belongs to `shard_map(check_vma=False)`, where gradients would be multiplied.
 
     Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3; Szegedy et al. (2016) for
     smoothing, Chowdhery et al. (2022), section 5, for the z-loss.
@@ -137,7 +144,7 @@ def softmax_cross_entropy(
     [0.6931472]
     """
     fn = "softmax_cross_entropy"
-    rows = _Rows(fn, "logits", logits, axis, where)
+    rows = Rows(fn, "logits", logits, axis, where, axis_name)
     options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
     return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
 
@@ -176,7 +183,7 @@ def safe_softmax_cross_entropy(
     >>> print(safe_softmax_cross_entropy(jnp.array([[0.0, 0.0, -jnp.inf]]), jnp.array([[0.5, 0.5, 0.0]])))
     [0.6931472]
     """
-    rows = _Rows("safe_softmax_cross_entropy", "logits", logits, axis, where)
+    rows = Rows("safe_softmax_cross_entropy", "logits", logits, axis, where)
     return rows.cross_entropy(rows.distribution(labels), weights=weights, reduction=reduction)
 
 
@@ -223,7 +230,7 @@ def nll_loss(
     >>> print(nll_loss(jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.array([1])))
     [1.3862944]
     """
-    rows = _Rows("nll_loss", "log_probs", log_probs, axis, where)
+    rows = Rows("nll_loss", "log_probs", log_probs, axis, where)
     y = rows.labels(labels, ignore_index)
     alpha = checks.in_range("nll_loss", "label_smoothing", label_smoothing, 0, 1)
     c = rows.class_weights(class_weights)
@@ -231,7 +238,7 @@ def nll_loss(
     def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
         z = scores(given, rows.axis)
         cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
-        if _is_zero(alpha):
+        if is_zero(alpha):
             return cross, None
         spread = times(spread_weights(along(c, z, rows.axis), rows.mask, z), -z)
         return cross, stable.row_sum(spread, rows.axis)
@@ -250,6 +257,7 @@ def z_loss(
     weights: Num[ArrayLike, "..."] | None = None,
     logit_softcap: float | Array | None = None,
     temperature: float | Array = 1.0,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     r"""Squared log-normaliser: $\bigl(\log\sum_k e^{x_k}\bigr)^2$, which keeps logits from drifting.
@@ -264,6 +272,8 @@ def z_loss(
       weights: multiply the losses of the rows.
       logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits are those of this device's
+        classes, as is a mask of classes; the result is that of all. Nothing of the size of the logits is sent.
       reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
 
     Returns:
@@ -271,15 +281,16 @@ def z_loss(
 
     Raises:
       TypeError: logits are not floating-point or `where` not boolean.
-      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
+      ValueError: a shape does not fit the logits, there are no classes, an option is out of its range, `axis_name` is
+        no axis here, or belongs to `shard_map(check_vma=False)`, where gradients would be multiplied.
 
     Reference: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways" (2022), section 5.
 
     >>> print(z_loss(jnp.array([[2.0, -jnp.inf]])))
     [4.]
     """
-    rows = _Rows("z_loss", "logits", logits, axis, where)
-    wanted = Wanted(rows.axis, lse=True)
+    rows = Rows("z_loss", "logits", logits, axis, where, axis_name)
+    wanted = Wanted(rows.axis, lse=True, over=axis_name)
     lse = row_statistics(wanted, rows.scores(logit_softcap, temperature), None, None).lse
     assert lse is not None
     return rows.total(jnp.square(lse), weights, reduction)
@@ -324,116 +335,3 @@ def smooth_labels(
     kept = checks.broadcast(fn, "where", checks.mask(fn, "where", where), t.shape, "labels")
     count = jnp.maximum(jnp.sum(kept, axes, keepdims=True, dtype=jnp.int32), 1).astype(t.dtype)
     return jnp.where(kept, (1 - alpha) * fill(kept, t) + alpha / count, 0)
-
-
-class _Rows:
-    """Checked logits with one class axis, the masks of classes and of rows, and what all losses on rows share."""
-
-    def __init__(self, fn: str, arg: str, logits: Any, axis: Any, where: Any) -> None:
-        self.fn, self.arg = fn, arg
-        x = checks.floating(fn, arg, logits)
-        self.axes = checks.axes(fn, tuple(range(x.ndim)) if axis is None else axis, x.ndim)
-        self.class_shape = tuple(x.shape[a] for a in self.axes)
-        self.shape, self.classes = x.shape, math.prod(self.class_shape)
-        if self.classes == 0:
-            raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
-        self.batch = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
-        self.logits = self.one_axis(x)
-        self.axis = self.axes[0] if len(self.axes) == 1 else len(self.batch)
-        self.mask: Array | None = None
-        self.keep: Array | None = None
-        if where is not None:
-            self._set_masks(checks.mask(fn, "where", where))
-
-    def one_axis(self, x: Array) -> Array:
-        """Several class axes as one, at the end; a single one stays where it is."""
-        if len(self.axes) == 1:
-            return x
-        ends = tuple(range(-len(self.axes), 0))
-        return jnp.moveaxis(x, self.axes, ends).reshape(*self.batch, self.classes)
-
-    def _set_masks(self, where: Array) -> None:
-        if where.ndim < len(self.shape):
-            self.keep = checks.broadcast(self.fn, "where", where, self.batch, f"rows of the {self.arg}")
-            return
-        self.mask = self.one_axis(checks.broadcast(self.fn, "where", where, self.shape, self.arg))
-        self.keep = jnp.any(self.mask, self.axis)
-
-    def labels(self, labels: Any, ignore_index: int | None) -> Array:
-        y = checks.labels(self.fn, "labels", labels)
-        y = checks.broadcast(self.fn, "labels", y, self.batch, f"{self.arg} without the class axis")
-        if ignore_index is not None:
-            kept = y != jnp.asarray(ignore_index, y.dtype)
-            self.keep = kept if self.keep is None else self.keep & kept
-        y = fill(self.keep, y, 0)
-        checkify.debug_check(
-            jnp.all((y >= 0) & (y < self.classes)), f"{self.fn}: labels must be in [0, {self.classes})"
-        )
-        return y
-
-    def distribution(self, labels: Any) -> Array:
-        t = checks.number(self.fn, "labels", labels)
-        t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
-        t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
-        return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
-
-    def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
-        def option(name: str, value: Any, off: Any) -> Array | None:
-            checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)
-            return None if checks.static_number(value) and value == off else jnp.asarray(value, jnp.float32)
-
-        cap = None if logit_softcap is None else option("logit_softcap", logit_softcap, math.inf)
-        return Scores(self.logits, self.mask, self.keep, option("temperature", temperature, 1.0), cap)
-
-    def class_weights(self, weights: Any) -> Array | None:
-        if weights is None:
-            return None
-        c = checks.number(self.fn, "class_weights", weights)
-        return checks.same_shape(self.fn, "class_weights", c, self.class_shape, "class axis").reshape(self.classes)
-
-    def cross_entropy(
-        self,
-        target: Array,
-        class_weights: Any = None,
-        label_smoothing: Any = 0.0,
-        z_loss: Any = 0.0,
-        logit_softcap: Any = None,
-        temperature: Any = 1.0,
-        *,
-        weights: Any,
-        reduction: str,
-    ) -> Array:
-        alpha = checks.in_range(self.fn, "label_smoothing", label_smoothing, 0, 1)
-        z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
-        c = self.class_weights(class_weights)
-        wanted = Wanted(self.axis, spread=not _is_zero(alpha), lse=not _is_zero(z))
-        cross, spread, lse, _ = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
-        assert cross is not None
-        losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
-        if lse is not None:
-            losses = losses + jnp.asarray(z).astype(losses.dtype) * jnp.square(lse)
-        return self.total(losses, weights, reduction)
-
-    def of_label(self, class_weights: Array | None, losses: Array, target: Array) -> Array:
-        """Times the class weight of the label; a distribution has met its class weights in the sum."""
-        if class_weights is None or not jnp.issubdtype(target.dtype, jnp.integer):
-            return losses
-        return losses * lookup(class_weights.astype(losses.dtype), target)
-
-    def smooth(self, losses: Array, spread: Array | None, alpha: Any) -> Array:
-        if spread is None:
-            return losses
-        alpha = jnp.asarray(alpha).astype(losses.dtype)
-        return (1 - alpha) * losses + alpha * spread / self.kept_classes(losses.dtype)
-
-    def kept_classes(self, dtype: Any) -> Array:
-        if self.mask is None:
-            return jnp.asarray(self.classes, dtype)
-        return jnp.maximum(jnp.sum(self.mask, self.axis, dtype=jnp.int32), 1).astype(dtype)
-
-    def total(self, losses: Array, weights: Any, reduction: str) -> Array:
-        return reduce(losses, where=self.keep, weights=weights, reduction=reduction, fn=self.fn)
-
-
-def _is_zero(option: Any) -> bool:
-    return checks.static_number(option) and option == 0

@@ -35,8 +35,18 @@ def over_same_devices(ct: Any, aval: Any) -> Any:
 
 
 def require_tracked_axis(fn: str, axis_name: Any) -> None:
-    """Refuse `shard_map(check_vma=False)`, where the transpose of psum is psum: gradients come out multiplied."""
+    """Refuse an axis that is not there, and `shard_map(check_vma=False)`.
+
+    There the transpose of psum is psum: gradients come out multiplied.
+    """
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except NameError:
+            raise ValueError(
+                f"{fn}: axis_name={name!r} is no axis here; call it inside jax.shard_map over a mesh that has it"
+            ) from None
     manual = jax.sharding.get_abstract_mesh().manual_axes
     for name in names:
         if name in manual and name not in varying(jax.typeof(jax.lax.axis_index(name))):

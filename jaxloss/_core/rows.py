@@ -74,8 +74,8 @@ def reference(top: Array) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def part_stats(x: Any, axis: int, scores: Scores = upcast) -> RowStats:
     """The statistics of some of the classes, among which there may be none with a score above -inf."""
-    stats = _stats_in_lanes(x, axis, scores) if _use_lanes(x) else _stats_by_reduction(scores(x), axis)
-    return RowStats(*(jnp.squeeze(s, axis) for s in stats))
+    top, rest = _stats_in_lanes(x, axis, scores) if _use_lanes(x) else _stats_by_reduction(scores(x), axis)
+    return RowStats(jnp.squeeze(top, axis), jnp.squeeze(jnp.where(top == -jnp.inf, 0, rest), axis))
 
 
 @part_stats.defjvp
@@ -289,7 +289,7 @@ def _logsumexp(operands: tuple[Array, Array | None], axis: int) -> Array:
 def _logsumexp_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
     # Why a rule: that of `row_stats` finds the derivative at the maximum as 1 minus the others.
     z, z_dot = jax.jvp(_kept, primals, tangents)
-    p = softmax(z, row_stats(*primals, axis, _kept), axis)
+    p = softmax(z, row_stats(primals[0], axis, _kept), axis)
     return _logsumexp(*primals, axis), jnp.sum(p * z_dot, axis)
 
 

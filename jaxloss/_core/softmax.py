@@ -197,6 +197,7 @@ def totals(whole: Part, valid: Array | None, wanted: Wanted) -> tuple[Statistics
     cross = total(whole.cost)
     if whole.label is not None:
         gap = jnp.where(whole.label == jnp.inf, 0, stats.max - whole.label)
+        assert valid is not None
         cross = jnp.where(valid, gap + log_rest, jnp.nan)
     lse = jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + log_rest) if wanted.lse else None
     mean_gap = None if whole.heat is None else whole.heat / (1 + stats.rest)
@@ -214,7 +215,7 @@ def slopes(
     z, pull = scores_and_pull(s, axis)
     g_cross, g_spread, g_lse, g_entropy = (None if x is None else jnp.expand_dims(x, axis) for x in g)
     p = stable.softmax(z, stats, axis)
-    c = jnp.ones((), z.dtype) if class_weights is None else along(class_weights, z, axis)
+    c = along(class_weights, z, axis)
     to_scores = jnp.zeros_like(z)
     to_target = to_classes = None
     # A ruled-out class has an infinite gap. The largest number stands for it, so that a cotangent of 0 stays 0.
@@ -228,13 +229,13 @@ def slopes(
         to_scores = g_cross * jnp.where(stable.is_label(z, target.label, axis), at_label, p)
     elif g_cross is not None:
         assert target.weights is not None and row.mass is not None
-        t = target.weights.astype(z.dtype)
-        to_scores = g_cross * _mixture_slope(z, stats, p, t * c, jnp.expand_dims(row.mass, axis), axis)
-        to_target = cotangent(g_cross * c * gap, target.weights)
+        t, c_or_1 = target.weights.astype(z.dtype), 1.0 if c is None else c
+        to_scores = g_cross * _mixture_slope(z, stats, p, t * c_or_1, jnp.expand_dims(row.mass, axis), axis)
+        to_target = cotangent(g_cross * c_or_1 * gap, target.weights)
         to_classes = g_cross * t * gap
     if g_spread is not None:
         assert row.spread_mass is not None
-        even = spread_weights(None if class_weights is None else c, s.mask, z)
+        even = spread_weights(c, s.mask, z)
         to_scores += g_spread * (p * jnp.expand_dims(row.spread_mass, axis) - even)
         kept = (g_spread if s.mask is None else jnp.where(s.mask, g_spread, 0)) * gap
         to_classes = kept if to_classes is None else to_classes + kept

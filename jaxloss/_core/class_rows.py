@@ -1,0 +1,142 @@
+"""Checked logits with one class axis, and the cross-entropy of their rows with every option."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import checkify
+
+from jaxloss._core import checks
+from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics
+
+
+class Rows:
+    """Checked logits with one class axis, the masks of classes and of rows, and what all losses on rows share."""
+
+    def __init__(self, fn: str, arg: str, logits: Any, axis: Any, where: Any, over: Any = None) -> None:
+        self.fn, self.arg, self.over = fn, arg, over
+        x = checks.floating(fn, arg, logits)
+        self.axes = checks.axes(fn, tuple(range(x.ndim)) if axis is None else axis, x.ndim)
+        self.class_shape = tuple(x.shape[a] for a in self.axes)
+        self.shape, self.classes = x.shape, math.prod(self.class_shape)
+        if self.classes == 0:
+            raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
+        self.total_classes = self.classes
+        if over is not None:
+            require_tracked_axis(fn, over)
+            if len(self.axes) > 1:
+                raise ValueError(f"{fn}: axis_name={over!r} splits one class axis between devices, got axis {axis}")
+            self.total_classes *= jax.lax.axis_size(over)
+        self.batch = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
+        self.logits = self.one_axis(x)
+        self.axis = self.axes[0] if len(self.axes) == 1 else len(self.batch)
+        self.mask: Array | None = None
+        self.keep: Array | None = None
+        if where is not None:
+            self._set_masks(checks.mask(fn, "where", where))
+
+    def one_axis(self, x: Array) -> Array:
+        """Several class axes as one, at the end; a single one stays where it is."""
+        if len(self.axes) == 1:
+            return x
+        ends = tuple(range(-len(self.axes), 0))
+        return jnp.moveaxis(x, self.axes, ends).reshape(*self.batch, self.classes)
+
+    def _set_masks(self, where: Array) -> None:
+        if where.ndim < len(self.shape):
+            self.keep = checks.broadcast(self.fn, "where", where, self.batch, f"rows of the {self.arg}")
+            return
+        self.mask = self.one_axis(checks.broadcast(self.fn, "where", where, self.shape, self.arg))
+        self.keep = self.over_devices(jnp.sum(self.mask, self.axis, dtype=jnp.int32)) > 0
+
+    def over_devices(self, count: Array) -> Array:
+        return count if self.over is None else jax.lax.psum(count, self.over)
+
+    def labels(self, labels: Any, ignore_index: int | None) -> Array:
+        y = checks.labels(self.fn, "labels", labels)
+        y = checks.broadcast(self.fn, "labels", y, self.batch, f"{self.arg} without the class axis")
+        if ignore_index is not None:
+            kept = y != jnp.asarray(ignore_index, y.dtype)
+            self.keep = kept if self.keep is None else self.keep & kept
+        y = fill(self.keep, y, 0)
+        require_classes(self.fn, y, self.total_classes)
+        return y
+
+    def distribution(self, labels: Any) -> Array:
+        t = checks.number(self.fn, "labels", labels)
+        t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
+        t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
+        return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
+
+    def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
+        def option(name: str, value: Any, off: Any) -> Array | None:
+            checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)
+            return None if checks.static_number(value) and value == off else jnp.asarray(value, jnp.float32)
+
+        cap = None if logit_softcap is None else option("logit_softcap", logit_softcap, math.inf)
+        return Scores(self.logits, self.mask, self.keep, option("temperature", temperature, 1.0), cap)
+
+    def class_weights(self, weights: Any) -> Array | None:
+        if weights is None:
+            return None
+        c = checks.number(self.fn, "class_weights", weights)
+        return checks.same_shape(self.fn, "class_weights", c, self.class_shape, "class axis").reshape(self.classes)
+
+    def cross_entropy(
+        self,
+        target: Array,
+        class_weights: Any = None,
+        label_smoothing: Any = 0.0,
+        z_loss: Any = 0.0,
+        logit_softcap: Any = None,
+        temperature: Any = 1.0,
+        *,
+        weights: Any,
+        reduction: str,
+    ) -> Array:
+        alpha = checks.in_range(self.fn, "label_smoothing", label_smoothing, 0, 1)
+        z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
+        c = self.class_weights(class_weights)
+        wanted = Wanted(self.axis, spread=not is_zero(alpha), lse=not is_zero(z), over=self.over)
+        cross, spread, lse, _ = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
+        assert cross is not None
+        losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
+        if lse is not None:
+            losses = losses + jnp.asarray(z).astype(losses.dtype) * jnp.square(lse)
+        return self.total(losses, weights, reduction)
+
+    def of_label(self, class_weights: Array | None, losses: Array, target: Array) -> Array:
+        """Times the class weight of the label; a distribution has met its class weights in the sum."""
+        if class_weights is None or not jnp.issubdtype(target.dtype, jnp.integer):
+            return losses
+        return losses * lookup(class_weights.astype(losses.dtype), target, self.over)
+
+    def smooth(self, losses: Array, spread: Array | None, alpha: Any) -> Array:
+        if spread is None:
+            return losses
+        alpha = jnp.asarray(alpha).astype(losses.dtype)
+        return (1 - alpha) * losses + alpha * spread / self.kept_classes(losses.dtype)
+
+    def kept_classes(self, dtype: Any) -> Array:
+        if self.mask is None:
+            return jnp.asarray(self.total_classes, dtype)
+        kept = self.over_devices(jnp.sum(self.mask, self.axis, dtype=jnp.int32))
+        return jnp.maximum(kept, 1).astype(dtype)
+
+    def total(self, losses: Array, weights: Any, reduction: str) -> Array:
+        return reduce(losses, where=self.keep, weights=weights, reduction=reduction, fn=self.fn)
+
+
+def require_classes(fn: str, labels: Array, classes: int) -> None:
+    """For `checkify` with `user_checks`; free when not asked for."""
+    checkify.debug_check(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
+
+
+def is_zero(option: Any) -> bool:
+    return checks.static_number(option) and option == 0
