@@ -1,0 +1,1 @@
+"""Losses of hidden states times a vocabulary kernel, without the logits in memory."""

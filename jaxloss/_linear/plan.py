@@ -1,0 +1,106 @@
+"""How the tokens and the vocabulary are cut, from a budget of bytes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxloss._core import checks
+from jaxloss._core.softmax import Wanted
+
+METHODS = ("auto", "dense", "fast", "lean")
+_MIB = 2**20
+
+
+class Sizes(NamedTuple):
+    """Tokens in a chunk and classes in a block; the last of each overlaps the one before."""
+
+    tokens: int
+    classes: int
+
+
+class Plan(NamedTuple):
+    """What the rules know while tracing."""
+
+    wanted: Wanted
+    layout: str  # "dv": kernel [D, V]; "vd": [V, D]
+    sizes: Sizes
+    classes: int  # on this device
+    total: int  # in all; what is beyond on the last device is padding
+
+
+class Shape(NamedTuple):
+    tokens: int
+    width: int
+    classes: int
+    itemsize: int
+
+
+def choose(
+    fn: str, shape: Shape, reduced: bool, method: str, chunk_size: int | None, memory_budget: int | None
+) -> tuple[str, Sizes]:
+    """The method, and how it cuts.
+
+    Temporaries of a chunk of logits: dense holds them and their gradient, fast a chunk of tokens and one block of
+    gradients, lean one block for all tokens. Kernel gradients are summed in float32, which is a temporary unless the
+    kernel is float32 itself.
+    """
+    checks.choice(fn, "method", method, METHODS)
+    budget = _budget(fn, shape, memory_budget)
+    chunk = None if chunk_size is None else _positive(fn, "chunk_size", chunk_size)
+    whole = 8 * shape.tokens * shape.classes
+    if method == "fast" and not reduced:
+        raise ValueError(
+            f'{fn}: method="fast" has the gradient before the cotangent: it needs reduction="mean" or "sum"'
+        )
+    if method == "auto":
+        method = "dense" if whole <= budget and chunk is None else "fast" if reduced else "lean"
+        if method == "fast" and chunk is None and 4 * _LEAST_TOKENS * shape.classes > budget:
+            method = "lean"  # chunks so small that the kernel gradient is read and written more than it is computed
+    if method == "dense":
+        return method, Sizes(max(shape.tokens, 1), shape.classes)
+    if memory_budget is not None and 4 * min(shape.classes, _BLOCK) > budget:
+        least = 4 * min(shape.classes, _BLOCK)
+        raise ValueError(f"{fn}: memory_budget={memory_budget} does not hold one row of a block; give at least {least}")
+    if method == "fast":
+        tokens = chunk or max(budget // (4 * shape.classes), 1)
+        return method, Sizes(_even(shape.tokens, min(tokens, _MOST_TOKENS)), _block(shape.classes))
+    classes = _block(shape.classes)
+    tokens = chunk or max(budget // (8 * classes), 1)
+    return method, Sizes(_even(shape.tokens, min(tokens, _MOST_TOKENS_LEAN)), classes)
+
+
+# Chosen by measurement (`benchmarks/linear.py`). On the CPU a tile of float32 logits should stay in the cache; elsewhere
+# matrix products want to be large, and a block is the whole vocabulary.
+_LEAST_TOKENS = 128
+_MOST_TOKENS, _MOST_TOKENS_LEAN = 512, 2048
+_BLOCK = 2048
+
+
+def _block(classes: int) -> int:
+    if jax.default_backend() != "cpu":
+        return classes
+    return _even(classes, _BLOCK)
+
+
+def _even(n: int, most: int) -> int:
+    """The size of equal pieces, none larger than `most`, in multiples of 16 where that is possible."""
+    if n <= most:
+        return max(n, 1)
+    size = -(-n // -(-n // most))
+    return min(-(-size // 16) * 16, most, n)
+
+
+def _budget(fn: str, shape: Shape, given: Any) -> int:
+    if given is not None:
+        return _positive(fn, "memory_budget", given)
+    return max(64 * _MIB, shape.width * shape.classes * shape.itemsize)
+
+
+def _positive(fn: str, arg: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{fn}: {arg} must be an int, got {value!r}")
+    if value <= 0:
+        raise ValueError(f"{fn}: {arg} must be positive, got {value}")
+    return value

@@ -1,0 +1,105 @@
+"""Tiles of the logits: a chunk of tokens times a block of the vocabulary.
+
+The last chunk and the last block are moved back to end with the array, so that nothing is padded or copied. What they
+share with the one before is dropped there: `first` is where the new part begins.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxloss._core.devices import vary, varying
+from jaxloss._core.precision import compute_dtype
+
+T = TypeVar("T")
+
+
+class Piece(NamedTuple):
+    """`size` entries of an axis from `start`; those before `first` were in the piece before."""
+
+    start: Any
+    first: Any
+    size: int
+    overlaps: bool  # known while tracing
+
+
+def count(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def piece(i: Any, n: int, size: int) -> Piece:
+    first = i * size
+    return Piece(jnp.minimum(first, n - size), first, size, n % size != 0)
+
+
+def loop(n: int, body: Callable[[Any, T], T], init: T) -> T:
+    """`lax.fori_loop`, without a loop for one step."""
+    return body(0, init) if n == 1 else lax.fori_loop(0, n, body, init)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def cut(x: Array, start: Any, size: int, axis: int) -> Array:
+    if x.shape[axis] == size:
+        return x
+    if x.dtype.itemsize != 2 or jax.default_backend() != "cpu":
+        return lax.dynamic_slice_in_dim(x, start, size, axis)
+    # XLA:CPU slices half precision as float32: it would make such a copy of all of x before the loop.
+    bits = lax.dynamic_slice_in_dim(lax.bitcast_convert_type(x, jnp.uint16), start, size, axis)
+    return lax.bitcast_convert_type(bits, x.dtype)
+
+
+@cut.defjvp
+def _cut_jvp(size: int, axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    # Why a rule: bits have no derivative.
+    x, start = primals
+    x_dot = tangents[0]
+    moved = x_dot if x.shape[axis] == size else lax.dynamic_slice_in_dim(x_dot, start, size, axis)
+    return cut(x, start, size, axis), moved
+
+
+def add(total: Array, part: Array, start: Any, axis: int) -> Array:
+    """`part` added to `total` in place."""
+    if total.shape[axis] == part.shape[axis]:
+        return total + part
+    old = lax.dynamic_slice_in_dim(total, start, part.shape[axis], axis)
+    return lax.dynamic_update_slice_in_dim(total, old + part, start, axis)
+
+
+def project(hidden: Array, kernel: Array, layout: str) -> Array:
+    """hidden [C, D] times kernel, added up in float32."""
+    return _dot(hidden, kernel, (1, 0 if layout == "dv" else 1))
+
+
+def to_hidden(to_logits: Array, kernel: Array, layout: str) -> Array:
+    return _dot(to_logits, kernel, (1, 1 if layout == "dv" else 0))
+
+
+def to_kernel(to_logits: Array, hidden: Array, layout: str) -> Array:
+    """In float32. The first axis of a left operand is contracted 2.4 times slower in half precision on the CPU, so the
+    small operand is turned round first."""
+    turned = lax.optimization_barrier(hidden.T)
+    product = _dot(turned, to_logits, (1, 0))
+    return product if layout == "dv" else product.T
+
+
+def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    dims = (((axes[0],), (axes[1],)), ((), ()))
+    return lax.dot_general(a, b, dims, preferred_element_type=compute_dtype(a, b))
+
+
+def differing(x: Any, like: Any, but: Any = None) -> Any:
+    """Zeros to start a loop from, which differ between devices as the operands do, but not along `but`."""
+    axes = frozenset().union(*(varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(like)))
+    axes -= frozenset() if but is None else frozenset(but if isinstance(but, tuple) else (but,))
+
+    def one(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - varying(jax.typeof(leaf))))
+        return vary(leaf, missing) if missing else leaf
+
+    return jax.tree.map(one, x)
