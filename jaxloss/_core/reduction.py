@@ -59,6 +59,16 @@ def reduce(
     return _ratio(total, count)
 
 
+def coefficients(shape: tuple[int, ...], dtype: Any, *, where: Any, weights: Any, reduction: str, fn: str) -> Array:
+    """What each loss is multiplied by in `reduce`: the sum of the products is the reduced loss."""
+    ones = jnp.ones(shape, dtype)
+    factor = reduce(ones, where=where, weights=weights, reduction="none", fn=fn)
+    if reduction == "sum":
+        return factor
+    count = jnp.sum(factor) if weights is not None else _count(ones, where, None)
+    return _ratio(factor, count)
+
+
 def _weights_of(values: Array, weights: Array, where: Array | None) -> Array:
     return fill(where, jnp.broadcast_to(weights.astype(values.dtype), values.shape))
 

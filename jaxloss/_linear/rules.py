@@ -41,7 +41,7 @@ class Operands(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What is not: the labels, counted from the first class of this device, and how many tokens are kept, all in front."""
+    """What is not: the labels, counted from the first class of this device, and how many tokens in front are kept."""
 
     label: Array | None
     valid: Array | None
@@ -127,7 +127,7 @@ def _nothing(plan: Plan, x: Operands, at: Tokens, n: int) -> Part:
 def _logits(plan: Plan, x: Operands, rows: Piece, i: Any) -> Array:
     block = piece(i, plan.classes, plan.sizes.classes)
     z = project(cut(x.hidden, rows.start, rows.size, 0), _kernel(plan, x, block), plan.layout)
-    return z if x.bias is None else z + cut(x.bias, block.start, block.size, 0).astype(z.dtype)
+    return z if x.bias is None else z + cut(x.bias, block.start, block.size, 0).astype(z.dtype)[None]
 
 
 def _kernel(plan: Plan, x: Operands, block: Piece) -> Array:
@@ -217,7 +217,7 @@ def add_gradient(
 
 
 def finished(plan: Plan, total: Operands, x: Operands) -> Operands:
-    """In the dtypes of the operands. The hidden states are on every device of the vocabulary: their gradients add up."""
+    """In the dtypes of the operands. All devices of a vocabulary have the hidden states: their gradients add up."""
     hidden = total.hidden
     if hidden is not None and plan.wanted.over is not None:
         total = total._replace(hidden=lax.psum(hidden, plan.wanted.over))
