@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, exp_minus, reference
 
 
@@ -43,7 +44,7 @@ def over_devices(part: Part, axis_name: Any) -> Part:
     """The part of all classes, which are split along mesh axes: one maximum and one sum travel."""
     if axis_name is None:
         return part
-    stats = _stats_over_devices(part.stats, axis_name)
+    stats = as_one(lambda mine: _stats_over_devices(mine, axis_name), part.stats)
     return Part(stats, *lax.psum(tuple(_raised(part, stats.max)), axis_name))
 
 
@@ -92,7 +93,7 @@ def _stats_over_devices(mine: RowStats, axis_name: Any) -> RowStats:
 def _stats_over_devices_jvp(axis_name: Any, primals: Any, tangents: Any) -> tuple[RowStats, RowStats]:
     # Why a rule: JAX has none for pmax. The derivative of the maximum is that of the first device which has it.
     (mine,), (moved,) = primals, tangents
-    stats = _stats_over_devices(mine, axis_name)
+    stats = as_one(lambda mine: _stats_over_devices(mine, axis_name), mine)
     here = lax.axis_index(axis_name)
     first = lax.pmin(jnp.where(mine.max == stats.max, here, lax.axis_size(axis_name)), axis_name) == here
     top_dot = lax.psum(jnp.where(first, moved.max, 0), axis_name)

@@ -15,7 +15,7 @@ from jax.core import eval_jaxpr
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
-from jax.tree_util import tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jaxloss._core.vmap import mapped_like, unmapped_aval
 
@@ -38,6 +38,25 @@ def call_forward(fwd: Callable[..., Any], fun: Callable[..., Any], leaves: Seque
         avals=tuple(full.out_avals),
         num_plain=len(plain.out_avals),
     )
+    return tree_unflatten(tree_structure(shape), out)
+
+
+def as_one(fun: Callable[..., Any], *args: Any) -> Any:
+    """`fun(*args)` as one equation: for whatever uses `jax.custom_jvp`.
+
+    Where JAX evaluates a loop in parts (forward over reverse, through a scan), it takes the `jax.custom_jvp` functions
+    in it for their plain implementation, whose derivative the rule is there to replace: second derivatives would
+    be wrong without a word. One equation is taken as a whole.
+    """
+    leaves, tree = tree_flatten(args)
+    closed, shape = jax.make_jaxpr(lambda *xs: fun(*tree_unflatten(tree, xs)), return_shape=True)(*leaves)
+    n = len(closed.consts)
+
+    def run(args: Sequence[Any]) -> list[Any]:
+        return _evaluate(closed, args[:n], args[n:])
+
+    avals = tuple(closed.out_avals)
+    out = forward_p.bind(*closed.consts, *leaves, full=run, plain=run, avals=avals, num_plain=len(avals))
     return tree_unflatten(tree_structure(shape), out)
 
 

@@ -36,6 +36,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.precision import upcast
+from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
 
@@ -71,14 +72,18 @@ def reference(top: Array) -> Array:
     return jnp.where(top == -jnp.inf, 0, top)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def part_stats(x: Any, axis: int, scores: Scores = upcast) -> RowStats:
     """The statistics of some of the classes, among which there may be none with a score above -inf."""
+    return as_one(lambda x: _part_stats(x, axis, scores), x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _part_stats(x: Any, axis: int, scores: Scores) -> RowStats:
     top, rest = _stats_in_lanes(x, axis, scores) if _use_lanes(x) else _stats_by_reduction(scores(x), axis)
     return RowStats(jnp.squeeze(top, axis), jnp.squeeze(jnp.where(top == -jnp.inf, 0, rest), axis))
 
 
-@part_stats.defjvp
+@_part_stats.defjvp
 def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> tuple[RowStats, RowStats]:
     # Why a rule: the derivative of the maximum is one-hot, at ties too, and rest leaves out that very entry.
     stats = part_stats(*primals, axis, scores)
@@ -122,9 +127,13 @@ def _row_exp(top: Array) -> tuple[Callable[[Array], Array], Array]:
     return lambda z: exp_minus(z, low), exp_minus(low, top)
 
 
-@jax.custom_jvp
 def scaled_exp(x: Array, top: Array, factor: Array) -> Array:
     """exp(x - top) * factor to 3 ULP: the rounding of x - top alone would be an error of 4e-6 at -80."""
+    return as_one(_scaled_exp, x, top, factor)
+
+
+@jax.custom_jvp
+def _scaled_exp(x: Array, top: Array, factor: Array) -> Array:
     if _by_parts(x):
         reduced, missing = _reduced_top(top, 16)
         return _exp_by_parts(x, reduced) * (missing * factor)
@@ -135,7 +144,7 @@ def scaled_exp(x: Array, top: Array, factor: Array) -> Array:
     return jnp.where(x == jnp.inf, 1, compensated) * factor
 
 
-@functools.partial(scaled_exp.defjvp, symbolic_zeros=True)
+@functools.partial(_scaled_exp.defjvp, symbolic_zeros=True)
 def _scaled_exp_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     value = scaled_exp(*primals)
     x_dot, top_dot, factor_dot = tangents
@@ -145,7 +154,7 @@ def _scaled_exp_jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tu
     if not isinstance(top_dot, SymbolicZero):
         value_dot -= value * top_dot
     if not isinstance(factor_dot, SymbolicZero):
-        value_dot += scaled_exp(primals[0], primals[1], factor_dot)
+        value_dot += exp_minus(primals[0], primals[1]) * factor_dot
     return value, value_dot
 
 
@@ -239,9 +248,13 @@ def row_sum(x: Any, axis: int, term: Scores = upcast) -> Array:
     return row_sums(x, axis, lambda x: (term(x),))[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def row_sums(x: Any, axis: int, terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
     """The sums of several terms over the classes, in one pass."""
+    return as_one(lambda x: _row_sums(x, axis, terms), x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _row_sums(x: Any, axis: int, terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
     values = terms(x)
     if not _one_cpu():
         return tuple(jnp.sum(v, axis) for v in values)
@@ -262,7 +275,7 @@ def _sums(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
     return tuple(jnp.sum(s.reshape(*s.shape[:axis], width), axis) for s in sums) if width > 1 else tuple(sums)
 
 
-@row_sums.defjvp
+@_row_sums.defjvp
 def _row_sums_jvp(axis: int, terms: Any, primals: Any, tangents: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     # Why a rule: JAX has none for a reduction of several arrays.
     moved = jax.jvp(terms, primals, tangents)[1]
@@ -271,7 +284,7 @@ def _row_sums_jvp(axis: int, terms: Any, primals: Any, tangents: Any) -> tuple[t
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
     """log sum_k exp(x_k) over the classes kept by `where`; -inf where there is none."""
-    return _logsumexp((x, where), axis)
+    return as_one(lambda x, where: _logsumexp((x, where), axis), x, where)
 
 
 def _kept(operands: tuple[Array, Array | None]) -> Array:

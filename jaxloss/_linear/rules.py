@@ -22,6 +22,7 @@ from jax.custom_derivatives import CustomVJPPrimal
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.parts import Part, Weighed, merge, over_devices
 from jaxloss._core.precision import compute_dtype
+from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats
 from jaxloss._core.softmax import Row, Scores, Statistics, Target, part, slopes, totals
 from jaxloss._linear.plan import Plan
@@ -243,7 +244,7 @@ def _split(x: Any) -> tuple[Any, Any]:
 
 def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
     (x, moving), (tokens, _) = _split(x), _split(tokens)
-    found, row = _forward(plan, x, tokens)
+    found, row = as_one(functools.partial(_forward, plan), x, tokens)
     return found, (x, tokens, row, moving)
 
 
@@ -284,10 +285,10 @@ token_statistics.defvjp(_lean_forward, _lean_backward, symbolic_zeros=True)
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def weighted_total(plan: Plan, x: Operands, tokens: Tokens, mix: Mix) -> Array:
     found, _ = _forward(plan, x, tokens)
-    return _total(found, mix, tokens)
+    return _total(found, mix)
 
 
-def _total(found: Statistics, mix: Mix, tokens: Tokens) -> Array:
+def _total(found: Statistics, mix: Mix) -> Array:
     values = found.cross * mix.cross
     if mix.spread is not None:
         values += found.spread * mix.spread
@@ -299,8 +300,13 @@ def _total(found: Statistics, mix: Mix, tokens: Tokens) -> Array:
 def _fast_forward(plan: Plan, x: Any, tokens: Any, mix: Any) -> Any:
     (x, moving), (tokens, _), (mix, _) = _split(x), _split(tokens), _split(mix)
     if not any(m for m in moving if m is not None):
-        found, _ = _forward(plan, x, tokens)
-        return _total(found, mix, tokens), (found, Operands(None, None))  # type: ignore[arg-type]
+        found, _ = as_one(functools.partial(_forward, plan), x, tokens)
+        return _total(found, mix), (found, Operands(None, None))  # type: ignore[arg-type]
+    found, gradients = as_one(functools.partial(_with_gradient, plan, moving), x, tokens, mix)
+    return _total(found, mix), (found, gradients)
+
+
+def _with_gradient(plan: Plan, moving: Operands, x: Operands, tokens: Tokens, mix: Mix) -> tuple[Statistics, Operands]:
     n, v, sizes = x.hidden.shape[0], plan.classes, plan.sizes
     found = differing(_no_statistics(plan, n, x, tokens), (x, tokens, mix), but=plan.wanted.over)
 
@@ -322,7 +328,7 @@ def _fast_forward(plan: Plan, x: Any, tokens: Any, mix: Any) -> Any:
 
     total = differing(zeros_for(plan, x, moving), (x, tokens, mix))
     found, total = loop(count(n, sizes.tokens), chunk, (found, total))
-    return _total(found, mix, tokens), (found, finished(plan, total, x))
+    return found, finished(plan, total, x)
 
 
 def _no_statistics(plan: Plan, n: int, x: Operands, tokens: Tokens) -> Statistics:

@@ -16,6 +16,7 @@ from jax import Array, lax
 
 from jaxloss._core.devices import vary, varying
 from jaxloss._core.precision import compute_dtype
+from jaxloss._core.remat import as_one
 
 T = TypeVar("T")
 
@@ -43,24 +44,26 @@ def loop(n: int, body: Callable[[Any, T], T], init: T) -> T:
     return body(0, init) if n == 1 else lax.fori_loop(0, n, body, init)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def cut(x: Array, start: Any, size: int, axis: int) -> Array:
     if x.shape[axis] == size:
         return x
     if x.dtype.itemsize != 2 or jax.default_backend() != "cpu":
         return lax.dynamic_slice_in_dim(x, start, size, axis)
+    return as_one(lambda x, start: _cut_bits(x, start, size, axis), x, start)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _cut_bits(x: Array, start: Any, size: int, axis: int) -> Array:
     # XLA:CPU slices half precision as float32: it would make such a copy of all of x before the loop.
     bits = lax.dynamic_slice_in_dim(lax.bitcast_convert_type(x, jnp.uint16), start, size, axis)
     return lax.bitcast_convert_type(bits, x.dtype)
 
 
-@cut.defjvp
-def _cut_jvp(size: int, axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_cut_bits.defjvp
+def _cut_bits_jvp(size: int, axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
     # Why a rule: bits have no derivative.
     x, start = primals
-    x_dot = tangents[0]
-    moved = x_dot if x.shape[axis] == size else lax.dynamic_slice_in_dim(x_dot, start, size, axis)
-    return cut(x, start, size, axis), moved
+    return cut(x, start, size, axis), lax.dynamic_slice_in_dim(tangents[0], start, size, axis)
 
 
 def add(total: Array, part: Array, start: Any, axis: int) -> Array:
