@@ -11,14 +11,15 @@
 
 from __future__ import annotations
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import cotangent, promote
-from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.precision import cotangent, promote, upcast
+from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -67,26 +68,25 @@ def sigmoid_binary_cross_entropy(
     checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
     if where is not None:
         where = checks.align(fn, "where", checks.mask(fn, "where", where), logits.shape, "logits")
-    if pos_weight is not None:
-        pos_weight = checks.array(fn, "pos_weight", pos_weight)
 
-    def losses(x: Array, y: Array, pos_weight: Array | None, smoothing: Array, where: Array | None) -> Array:
-        def given(arg: str, value: Array) -> Array:
-            return fill(where, checks.broadcast(fn, arg, checks.number(fn, arg, value), x.shape, "logits"))
+    def aligned(arg: str, value: Any) -> Array:
+        return checks.align(fn, arg, checks.number(fn, arg, value), logits.shape, "logits")
 
-        pos = None if pos_weight is None else given("pos_weight", pos_weight)
-        return _cross_entropy(fill(where, x), given("labels", y), pos, smoothing)
+    def rule(x: Array, y: Array, pos_weight: Array | None, smoothing: Array, where: Array | None) -> Array:
+        def given(value: Array) -> Array:  # in float32, as XLA:CPU does not fuse a select of half precision
+            return fill(where, jnp.broadcast_to(upcast(value), x.shape))
 
-    # What is kept for the backward pass are the arguments as they came, not broadcast, filled or converted.
-    smoothing = jnp.asarray(label_smoothing, jnp.float32)
-    values = jax.checkpoint(losses, prevent_cse=False)(logits, labels, pos_weight, smoothing, where)
-    return reduce(values, where=where, weights=weights, reduction=reduction, fn=fn)
+        return _cross_entropy(given(x), given(y), None if pos_weight is None else given(pos_weight), smoothing)
+
+    pos_weight = None if pos_weight is None else aligned("pos_weight", pos_weight)
+    operands = logits, aligned("labels", labels), pos_weight, jnp.asarray(label_smoothing, jnp.float32), where
+    return reduce_elements(rule, operands, where=where, weights=weights, reduction=reduction, fn=fn)
 
 
 @custom_vjp
 def _cross_entropy(x: Array, y: Array, pos_weight: Array | None, smoothing: Array) -> Array:
     x, positive, negative, _ = _parts(x, y, pos_weight, smoothing)
-    return _times(positive, _softplus(-x)) + _times(negative, _softplus(x))
+    return _times(positive, stable.fused_softplus(-x)) + _times(negative, stable.fused_softplus(x))
 
 
 def _parts(x: Array, y: Array, pos_weight: Array | None, smoothing: Array) -> tuple[Array, Array, Array, Array]:
@@ -94,10 +94,6 @@ def _parts(x: Array, y: Array, pos_weight: Array | None, smoothing: Array) -> tu
     x, y, smoothing, pos = promote(x, y, smoothing, jnp.ones((), jnp.float32) if pos_weight is None else pos_weight)
     y = (1 - smoothing) * y + smoothing / 2
     return x, pos * y, 1 - y, pos
-
-
-def _softplus(x: Array) -> Array:
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 def _times(weight: Array, value: Array) -> Array:
@@ -116,10 +112,11 @@ def _cross_entropy_bwd(residuals: tuple[Array, Array, Array | None, Array], g: A
     # inputs themselves are kept, and sigmoid(x) - y is the difference of two products that do not cancel.
     x, y, pos_weight, smoothing = residuals
     z, positive, negative, pos = _parts(x, y, pos_weight, smoothing)
-    slope = negative * jax.nn.sigmoid(z) - positive * jax.nn.sigmoid(-z)
+    yes, no = stable.sigmoids(z)
+    slope = negative * yes - positive * no
     # An infinite logit counts as the largest one, so that a cotangent of 0 stays 0.
     largest = jnp.finfo(z.dtype).max
-    positive_cost = jnp.minimum(_softplus(-z), largest)
+    positive_cost = jnp.minimum(stable.fused_softplus(-z), largest)
     to_label = _cost_of_a_label(jnp.clip(z, -largest, largest), pos, positive_cost)
     (label,) = promote(y)
     alpha = smoothing.astype(z.dtype)
@@ -133,7 +130,9 @@ def _cross_entropy_bwd(residuals: tuple[Array, Array, Array | None, Array], g: A
 
 def _cost_of_a_label(z: Array, pos: Array, positive_cost: Array) -> Array:
     """p softplus(-z) - softplus(z) = (p - 1) softplus(-z) - z: exactly -z for p = 1, where the difference cancels."""
-    return jnp.where((z < 0) & (pos < 0.5), pos * positive_cost - _softplus(z), (pos - 1) * positive_cost - z)
+    return jnp.where(
+        (z < 0) & (pos < 0.5), pos * positive_cost - stable.fused_softplus(z), (pos - 1) * positive_cost - z
+    )
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)

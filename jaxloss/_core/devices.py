@@ -1,10 +1,15 @@
-"""Values inside `shard_map`: which mesh axes they differ along."""
+"""How many devices there are, and inside `shard_map`, which mesh axes values differ along."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+
+
+def one_cpu() -> bool:
+    """Slices of a sharded axis would move it between devices; one device has no shards."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def varying(aval: Any) -> frozenset[str]:

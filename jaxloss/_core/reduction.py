@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._core import checks
+from jaxloss._core import blocks, checks
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.devices import one_cpu, require_tracked_axis
 from jaxloss._core.precision import upcast
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -67,6 +68,53 @@ def coefficients(shape: tuple[int, ...], dtype: Any, *, where: Any, weights: Any
         return factor
     count = jnp.sum(factor) if weights is not None else _count(ones, where, None)
     return _ratio(factor, count)
+
+
+def reduce_elements(
+    rule: Callable[..., Array],
+    operands: Sequence[Any],
+    *,
+    where: Any,
+    weights: Any,
+    reduction: str,
+    fn: str,
+) -> Array:
+    """`reduce(rule(*operands), ...)` for a rule of single elements, whose losses a sum does not write down.
+
+    The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars.
+    """
+    checks.choice(fn, "reduction", reduction, REDUCTIONS)
+    if reduction == "none":
+        # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array.
+        values = blocks.completed(jax.checkpoint(rule, prevent_cse=one_cpu())(*operands))
+        return reduce(values, where=where, weights=weights, reduction=reduction, fn=fn)
+    shape = operands[0].shape
+    where, weights = (_aligned(fn, *given, shape) for given in (("where", where), ("weights", weights)))
+
+    def weighed(operands: Any, where: Array | None, weights: Array | None) -> Array:
+        values = fill(where, upcast(rule(*operands)))
+        return values if weights is None else values * _weights_of(values, weights, where)
+
+    total = blocks.total(weighed, (operands, where, weights))
+    if reduction == "sum":
+        return total
+    if weights is not None:
+
+        def factors(x: Array, where: Array | None, weights: Array) -> Array:
+            return _weights_of(jnp.zeros(x.shape, total.dtype), weights, where)
+
+        return _ratio(total, blocks.total(factors, (operands[0], where, weights)))
+    if where is None:
+        return _ratio(total, jnp.asarray(math.prod(shape), total.dtype))
+    kept = blocks.total(lambda keep: keep.astype(jnp.int32), (where,))
+    return _ratio(total, (kept * (math.prod(shape) // max(where.size, 1))).astype(total.dtype))
+
+
+def _aligned(fn: str, arg: str, value: Any, shape: tuple[int, ...]) -> Array | None:
+    if value is None:
+        return None
+    value = checks.mask(fn, arg, value) if arg == "where" else checks.number(fn, arg, value)
+    return checks.align(fn, arg, value, shape, "losses")
 
 
 def _weights_of(values: Array, weights: Array, where: Array | None) -> Array:

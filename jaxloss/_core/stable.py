@@ -1,6 +1,6 @@
 """Guarded primitives: exact where the plain formula overflows, cancels or meets 0 * inf.
 
-Row statistics of a softmax are in `rows.py` and are named here too.
+Row statistics of a softmax are in `rows.py`, functions by series in `series.py`; both are named here too.
 """
 
 from __future__ import annotations
@@ -32,18 +32,35 @@ from jaxloss._core.rows import (
     softmax,
     two_difference,
 )
+from jaxloss._core.series import (
+    even_and_odd,
+    exp_down,
+    expm1,
+    fused_softplus,
+    log1p_ratios,
+    phi,
+    phi_near,
+    sigmoids,
+    used_often,
+)
 
 __all__ = [
     "RowStats",
+    "even_and_odd",
+    "exp_down",
     "exp_minus",
+    "expm1",
+    "fused_softplus",
     "gap",
     "is_label",
     "label_gap",
     "log1mexp",
+    "log1p_ratios",
     "logsumexp",
     "one_minus_probability",
     "part_stats",
     "phi",
+    "phi_near",
     "pick",
     "reference",
     "row_stats",
@@ -52,27 +69,14 @@ __all__ = [
     "safe_norm",
     "scaled_exp",
     "settled",
+    "sigmoids",
     "softmax",
     "softplus",
     "two_difference",
     "upcast",
+    "used_often",
     "xlogy",
 ]
-
-
-@jax.custom_jvp
-def phi(d: Array) -> Array:
-    """exp(d) - 1 - d >= 0, without cancellation near 0."""
-    near = jnp.where(jnp.abs(d) < 1, d, 0)
-    series = jnp.ones_like(near)
-    for n in range(20 if d.dtype == jnp.float64 else 11, 2, -1):  # d^2 / 2 (1 + d / 3 (1 + d / 4 (...)))
-        series = 1 + near / n * series
-    return jnp.where(jnp.abs(d) < 1, near * near / 2 * series, jnp.expm1(d) - d)
-
-
-@phi.defjvp
-def _phi_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return phi(*primals), jnp.expm1(primals[0]) * tangents[0]
 
 
 @jax.custom_jvp

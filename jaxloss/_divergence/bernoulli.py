@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import jax
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import compute_dtype, cotangent, promote
-from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.precision import compute_dtype, cotangent, promote, upcast
+from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._divergence.arguments import scalar
-from jaxloss._divergence.pair import LOWEST, RULED_OUT, kl_term
+from jaxloss._divergence.pair import LOWEST, RULED_OUT
 
 
 @loss()
@@ -56,44 +57,58 @@ def sigmoid_kl_divergence(
     checks.in_range(fn, "temperature", temperature, 0, jnp.inf, open_low=True)
     x = checks.floating(fn, "logits", logits)
     y = checks.floating(fn, "target_logits", target_logits)
-    y = checks.broadcast(fn, "target_logits", y, x.shape, "logits")
+    y = checks.align(fn, "target_logits", y, x.shape, "logits")
     if where is not None:
-        where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), x.shape, "logits")
+        where = checks.align(fn, "where", checks.mask(fn, "where", where), x.shape, "logits")
     t = jnp.asarray(scalar(fn, "temperature", temperature), compute_dtype(x, y))
-    losses = _sigmoid_kl(fill(where, x), fill(where, y), t)
-    return reduce(losses, where=where, weights=weights, reduction=reduction, fn=fn)
+
+    def rule(x: Array, y: Array, t: Array, where: Array | None) -> Array:
+        def given(value: Array) -> Array:  # in float32, as XLA:CPU does not fuse a select of half precision
+            return fill(where, jnp.broadcast_to(upcast(value), x.shape))
+
+        return _sigmoid_kl(given(x), given(y), t)
+
+    return reduce_elements(rule, (x, y, t, where), where=where, weights=weights, reduction=reduction, fn=fn)
 
 
 @custom_vjp
 def _sigmoid_kl(x: Array, y: Array, t: Array) -> Array:
-    yes, no = _terms(*_scaled(x, y, t))
-    return yes + no
+    s = _sides(x, y, t)
+    first, second = stable.log1p_ratios(s.step)
+    close = s.q * s.phi - s.step * s.step * second
+    far = jnp.maximum(s.x, 0) + s.step * first - s.q * s.d
+    infinite = (jnp.abs(s.x) > RULED_OUT) & (jnp.abs(s.d) > RULED_OUT)
+    return jnp.where(infinite, jnp.inf, jnp.where(s.near, close, far))
 
 
-def _terms(x: Array, y: Array, d: Array) -> tuple[Array, Array]:
-    """What a yes and what a no contribute."""
-    yes, no = _log_ratios(x, y, d)
-    s = jax.nn.sigmoid
-    return kl_term(s(x), s(y), yes), kl_term(s(-x), s(-y), no)
+class _Sides(NamedTuple):
+    """Seen from the answer that the target finds less likely, q <= 1/2: no difference below cancels."""
+
+    no: Array  # is that answer a no
+    x: Array  # the logit of the prediction
+    y: Array
+    d: Array  # x - y
+    p: Array
+    not_p: Array
+    q: Array
+    not_q: Array
+    near: Array  # is |d| < 1
+    phi: Array  # then exp(d) - 1 - d
+    step: Array  # log1p of it is softplus(x) - softplus(y), up to the larger logit where they are far
 
 
-def _scaled(x: Array, y: Array, t: Array) -> tuple[Array, Array, Array]:
-    """Logits at their temperature, finite, and their difference."""
+def _sides(x: Array, y: Array, t: Array) -> _Sides:
     x, y, t = promote(x, y, t)
     x, y = jnp.clip(x, LOWEST, -LOWEST), jnp.clip(y, LOWEST, -LOWEST)
-    return x / t, y / t, (x - y) / t
-
-
-def _log_ratios(x: Array, y: Array, d: Array) -> tuple[Array, Array]:
-    """log(p / q) and log((1 - p) / (1 - q)): by log1p of a small change, or if that is not small by softplus."""
+    no = y > 0
+    x, y, d = (jnp.where(no, -z, z) for z in (x / t, y / t, (x - y) / t))
+    (p, not_p), (q, not_q) = stable.sigmoids(x), stable.sigmoids(y)
     near = jnp.abs(d) < 1
     small = jnp.where(near, d, 0)
-    yes = -jnp.log1p(jax.nn.sigmoid(-y) * jnp.expm1(-small))
-    no = -jnp.log1p(jax.nn.sigmoid(y) * jnp.expm1(small))
-    tail = jnp.log1p(jnp.exp(-jnp.abs(y))) - jnp.log1p(jnp.exp(-jnp.abs(x)))
-    far_yes = jnp.where((x < 0) & (y < 0), d, jnp.maximum(-y, 0) - jnp.maximum(-x, 0))
-    far_no = jnp.where((x > 0) & (y > 0), -d, jnp.maximum(y, 0) - jnp.maximum(x, 0))
-    return jnp.where(near, yes, far_yes + tail), jnp.where(near, no, far_no + tail)
+    phi = stable.phi_near(small)
+    # exp(y) = q / not_q, and for x likewise
+    apart = jnp.minimum(p, not_p) * (1 / jnp.maximum(p, not_p)) * not_q - q
+    return _Sides(no, x, y, d, p, not_p, q, not_q, near, phi, jnp.where(near, q * (small + phi), apart))
 
 
 def _sigmoid_kl_fwd(x: Array, y: Array, t: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -101,20 +116,26 @@ def _sigmoid_kl_fwd(x: Array, y: Array, t: Array) -> tuple[Array, tuple[Array, A
 
 
 def _sigmoid_kl_bwd(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Array | None, ...]:
-    # Why a rule: autodiff keeps float32 intermediates of every branch and meets 0 * inf at an infinite logit. p - q is
-    # p (1 - q) (1 - exp(y - x)), which does not cancel.
+    # Why a rule: autodiff keeps float32 intermediates of every branch and meets 0 * inf at an infinite logit.
     x, y, t = residuals
-    a, b, d = _scaled(x, y, t)
-    p, not_p, q, not_q = (jax.nn.sigmoid(z) for z in (a, -a, b, -b))
-    above = d > 0
-    to_x = jnp.where(above, -p * not_q, q * not_p) * jnp.expm1(jnp.where(above, -d, d))
-    both = q * not_q
-    to_y = -jnp.where((jnp.abs(d) > RULED_OUT) & (both > 0), jnp.sign(d) * jnp.inf, both * d)
-    yes, no = _terms(a, b, d)
-    # x to_x + y to_y with x = y + d: the first-order parts cancel on paper instead of in float32
-    by_t = jnp.where(jnp.abs(b) > RULED_OUT, to_x * a, to_x * d + (yes - q * (yes + no)) * b)
+    s = _sides(x, y, t)
+    to_x = _difference(s)
+    to_x = jnp.where(s.no, -to_x, to_x)
+    s = _sides(*blocks.read_again(residuals))
+    both = s.q * s.not_q
+    to_y = -jnp.where((jnp.abs(s.d) > RULED_OUT) & (both > 0), jnp.sign(s.d) * jnp.inf, both * s.d)
+    # With x = y + d, first-order parts of x to_x + y to_y cancel on paper instead of in float32.
+    difference = _difference(s)
+    sum_of_both = jnp.where(s.near, s.q * s.not_p * s.phi - s.q * difference * s.d, difference - both * s.d)
+    by_t = jnp.where(s.y < -RULED_OUT, difference * s.x, difference * s.d + sum_of_both * s.y)
     g = g / t
-    return cotangent(g * to_x, x), cotangent(g * to_y, y), -jnp.sum(g * by_t)
+    to_t = -jnp.sum(g * blocks.completed(by_t))
+    return cotangent(g * to_x, x), cotangent(g * jnp.where(s.no, -to_y, to_y), y), to_t
+
+
+def _difference(s: _Sides) -> Array:
+    """p - q, of the less likely answer."""
+    return jnp.where(s.near, s.step * s.not_p, s.p - s.q)
 
 
 _sigmoid_kl.defvjp(_sigmoid_kl_fwd, _sigmoid_kl_bwd)

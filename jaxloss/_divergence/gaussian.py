@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import cotangent, promote
@@ -65,17 +65,16 @@ def gaussian_kl(
     axes = class_axes(fn, axis, mean.ndim)
     keep, rows = masks(fn, where, mean.shape, axes, "mean")
 
-    def given(arg: str, value: Any) -> Array:
-        return checks.broadcast(fn, arg, checks.number(fn, arg, value), mean.shape, "mean")
+    def given(arg: str, value: Any) -> Array | None:
+        return None if value is None else checks.align(fn, arg, checks.number(fn, arg, value), mean.shape, "mean")
 
-    terms = _gaussian_kl(
-        mean,
-        given("log_variance", log_variance),
-        None if prior_mean is None else given("prior_mean", prior_mean),
-        None if prior_log_variance is None else given("prior_log_variance", prior_log_variance),
-        keep,
-    )
-    return reduce(jnp.sum(terms, axis=axes), where=rows, weights=weights, reduction=reduction, fn=fn)
+    def divergence(mean: Array, *others: Array | None) -> Array:
+        full = (None if x is None else jnp.broadcast_to(x, mean.shape) for x in others)
+        return blocks.add_up(_gaussian_kl(mean, *full), axes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    others = [("log_variance", log_variance), ("prior_mean", prior_mean), ("prior_log_variance", prior_log_variance)]
+    losses = blocks.per_row(divergence, (mean, *(given(*other) for other in others), keep), axes)
+    return reduce(losses, where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
 @custom_vjp
@@ -109,7 +108,7 @@ def _gaussian_kl_bwd(residuals: tuple[Any, ...], g: Array) -> tuple[Array | None
     # Why a rule: autodiff keeps four float32 intermediates of the size of the mean; here the arguments are kept.
     mean, log_var, mean0, log_var0, keep = residuals
     d, root, z = _standardised(mean, log_var, mean0, log_var0, keep)
-    to_mean, to_log_var = g * (z * root * root), 0.5 * g * jnp.expm1(d)
+    to_mean, to_log_var = g * (z * root * root), 0.5 * g * stable.expm1(d)
     slopes = (to_mean, to_log_var, -to_mean, -to_log_var - 0.5 * g * jnp.square(z))
     cts = (None if x is None else cotangent(fill(keep, s), x) for s, x in zip(slopes, residuals[:-1], strict=True))
     return *cts, None

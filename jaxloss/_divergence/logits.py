@@ -12,17 +12,18 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import blocks, checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 from jaxloss._divergence.arguments import over_classes, require_classes, rule_out, scalar
-from jaxloss._divergence.pair import RULED_OUT, centred, kl_term, mean, pair, rows, unbounded
+from jaxloss._divergence.pair import RULED_OUT, Mean, Rows, along, centred, kl_term, others, pair, rows, unbounded
 
 
 @loss()
@@ -97,33 +98,47 @@ def softmax_kl_divergence(
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _softmax_kl(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> Array:
+    return blocks.per_row(lambda *args: _in_block(axis, *args)[1], (x, y, t, keep), axis)
+
+
+def _in_block(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> tuple[Rows, Array]:
     x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
-    c = pair(x, y, t, rows(x, y, t, axis))
-    return jnp.sum(kl_term(c.p, c.q, c.d), axis)
+    r = rows(x, y, t, axis)
+    c = pair(x, y, t, along(r, axis))
+    return r, jnp.sum(kl_term(c.p, c.q, c.d), axis)
 
 
-def _softmax_kl_fwd(axis: int, x: Array, y: Array, t: Array, keep: Array | None) -> tuple[Array, tuple]:
-    kl = _softmax_kl(axis, x, y, t, keep)  # the rule, so that a second derivative of this residual is the rule's too
-    a, b = rule_out(keep, x, axis), rule_out(keep, y, axis)
-    r = rows(a, b, t, axis)
-    c = pair(a, b, t, r)
-    return kl, (x, y, t, keep, r, mean(c.q, c.q * c.d, c.q_top, axis), kl)
+def _softmax_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple]:
+    def by_rule(*args: Any) -> tuple[Rows, Array]:  # the second derivative of the residual is the rule's too
+        return _in_block(axis, *args)[0], _softmax_kl(axis, *args)
+
+    r, kl = blocks.per_row(functools.partial(_in_block, axis), args, axis, by_rule)
+    return kl, (*args, *along((r, kl), axis))
 
 
 def _softmax_kl_bwd(axis: int, residuals: tuple, g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff of two log-softmaxes keeps several float32 arrays of the size of the logits. Here the logits
-    # are kept in their own dtype, with eight numbers for each row, and p - q is found without cancellation.
-    x, y, t, keep, r, mean_d, kl = residuals
+    # are kept in their own dtype, with six numbers for each row, and p - q is found without cancellation.
+    x, y, t, keep, r, kl = residuals
     c = pair(rule_out(keep, x, axis), rule_out(keep, y, axis), t, r)
-    kl, slope = jnp.expand_dims(kl, axis), jnp.expand_dims(g / t, axis)
-    # With log p = log q + d, first-order parts of log p * to_x + log q * to_y cancel on paper instead of in float32.
-    by_t = c.d * c.difference + c.log_q * (kl_term(c.p, c.q, c.d) - c.q * kl)
-    by_t = jnp.where(c.log_q < -RULED_OUT, c.p * c.log_p, by_t)
-    to_y = -centred(c.q, c.q * c.d, c.q_top, mean_d)
+    slope = along(g / t, axis)
+    rest, mass = blocks.per_row(functools.partial(_others, axis), residuals, axis)
+    to_y = centred(c.q, -c.q * c.d, c.q_top, Mean(kl, *along((rest, mass), axis)))
     to_y = jnp.where(kl == jnp.inf, unbounded(c.q, c.d < -RULED_OUT), to_y)
-    to_t = -jnp.sum(g / t * jnp.sum(by_t, axis))
-    to_x, to_y = fill(keep, slope * c.difference), fill(keep, slope * to_y)
-    return cotangent(to_x, x), cotangent(to_y, y), to_t, None
+    to_t = -jnp.sum(g / t * blocks.per_row(functools.partial(_by_temperature, axis), residuals, axis))
+    return cotangent(fill(keep, slope * c.difference), x), cotangent(fill(keep, slope * to_y), y), to_t, None
+
+
+def _others(axis: int, x: Array, y: Array, t: Array, keep: Array | None, r: Rows, kl: Array) -> tuple[Array, Array]:
+    c = pair(rule_out(keep, x, axis), rule_out(keep, y, axis), t, r)
+    return others(c.q, -c.q * c.d, c.q_top, axis)
+
+
+def _by_temperature(axis: int, x: Array, y: Array, t: Array, keep: Array | None, r: Rows, kl: Array) -> Array:
+    """log p * to_x + log q * to_y: with log p = log q + d, first-order parts cancel on paper, not in float32."""
+    c = pair(rule_out(keep, x, axis), rule_out(keep, y, axis), t, r)
+    by_t = c.d * c.difference + c.log_q * (kl_term(c.p, c.q, c.d) - c.q * kl)
+    return jnp.sum(jnp.where(c.log_q < -RULED_OUT, c.p * c.log_p, by_t), axis)
 
 
 _softmax_kl.defvjp(_softmax_kl_fwd, _softmax_kl_bwd)

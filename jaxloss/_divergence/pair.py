@@ -6,7 +6,7 @@ log-normalisers, is log1p of a sum of small differences. No logarithm of a proba
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxloss._core.typing import Array
 
 
 class Rows(NamedTuple):
-    """What one row of logits contributes to each of its classes, the class axis kept with length 1."""
+    """What one row of logits contributes to each of its classes, without the class axis."""
 
     max_x: Array
     max_y: Array
@@ -46,28 +46,34 @@ RULED_OUT = 1e29  # |d| beyond it is infinite
 def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
     max_x, max_y = (jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True)) for z in (x, y))
     a, b, d = _aligned(x, y, temperature, max_x, max_y)
-    sum_x, sum_y, excess = (
-        jnp.sum(v, axis, keepdims=True) for v in (jnp.exp(a), jnp.exp(b), _difference(a, b, d, 1, 1))
-    )
+    of_x, of_y = stable.exp_down(a), stable.exp_down(b)
+    sum_x, sum_y, excess = (jnp.sum(v, axis) for v in (of_x, of_y, _difference(of_x, of_y, d)))
     ratio = excess / sum_y
     near = jnp.abs(ratio) < 0.5
     shift = jnp.where(near, jnp.log1p(jnp.where(near, ratio, 0)), jnp.log(sum_x) - jnp.log(sum_y))
-    return Rows(max_x, max_y, sum_x, sum_y, shift)
+    return Rows(jnp.squeeze(max_x, axis), jnp.squeeze(max_y, axis), sum_x, sum_y, shift)
 
 
 def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
+    """`r` has the class axis, of length 1."""
     a, b, d = _aligned(x, y, temperature, r.max_x, r.max_y)
     d = jnp.where((a < -RULED_OUT) & (b < -RULED_OUT), 0, d - r.shift)
+    p, q = stable.exp_down(a) / r.sum_x, stable.exp_down(b) / r.sum_y
     return Pair(
-        jnp.exp(a) / r.sum_x,
-        jnp.exp(b) / r.sum_y,
+        p,
+        q,
         d,
-        _difference(a, b, d, r.sum_x, r.sum_y),
+        _difference(p, q, d),
         a - jnp.log(r.sum_x),
         b - jnp.log(r.sum_y),
         (a == 0) & (r.sum_x < 2),
         (b == 0) & (r.sum_y < 2),
     )
+
+
+def along(row: Any, axis: int) -> Any:
+    """Numbers for each row, in a tuple or alone, with the class axis of length 1."""
+    return jax.tree.map(lambda v: jnp.expand_dims(v, axis), row)
 
 
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
@@ -85,31 +91,32 @@ def _two_difference(x: Array, y: Array) -> tuple[Array, Array]:
     return high, jax.lax.stop_gradient(low)
 
 
-def _difference(a: Array, b: Array, d: Array, sum_x: Array | float, sum_y: Array | float) -> Array:
-    """exp(a) / sum_x - exp(b) / sum_y, of which d is the logarithm of the ratio."""
-    above = d > 0
-    larger = jnp.exp(jnp.where(above, a, b)) * jnp.expm1(jnp.where(above, -d, d))
-    return jnp.where(above, -larger / sum_x, larger / sum_y)
+def _difference(p: Array, q: Array, d: Array) -> Array:
+    """p - q, for d = log(p / q)."""
+    near = jnp.abs(d) < 1
+    small = jnp.where(near, d, 0)
+    return jnp.where(near, q * (small + stable.phi_near(small)), p - q)
 
 
 class Mean(NamedTuple):
-    """The mean of v under a distribution, `at_top + rest`, apart so that a confident distribution loses no digits."""
+    """The mean of v under a distribution, of which the class of probability above one half, if any, is kept apart.
 
-    at_top: Array  # v at the class of probability above one half, or 0
-    rest: Array  # sum of probability * (v - at_top)
+    There v minus its mean is as small as the other probabilities are, and found from them.
+    """
+
+    mean: Array
+    rest: Array  # sum of probability * v over the other classes
+    mass: Array  # and of their probability
 
 
-def mean(probability: Array, weighted: Array, top: Array, axis: int) -> Mean:
-    """`weighted` is probability * v, and `top` says whether the probability is the one above one half."""
-    at_top = jnp.where(top, weighted / jnp.where(top, probability, 1), 0)
-    rest, mass = jnp.where(top, 0, weighted), jnp.where(top, 0, probability)
-    at_top, rest, mass = (jnp.sum(v, axis, keepdims=True) for v in (at_top, rest, mass))
-    return Mean(at_top, rest - mass * at_top)
+def others(probability: Array, weighted: Array, top: Array, axis: int) -> tuple[Array, Array]:
+    """`rest` and `mass` of a mean; `weighted` is probability * v."""
+    return jnp.sum(jnp.where(top, 0, weighted), axis), jnp.sum(jnp.where(top, 0, probability), axis)
 
 
 def centred(probability: Array, weighted: Array, top: Array, m: Mean) -> Array:
     """probability * (v - mean of v): the gradient of a mean with respect to logits."""
-    return jnp.where(top, 0, weighted - probability * m.at_top) - probability * m.rest
+    return jnp.where(top, m.mass * m.mean - m.rest, weighted - probability * m.mean)
 
 
 def unbounded(probability: Array, ruled_out: Array) -> Array:
@@ -121,14 +128,6 @@ def unbounded(probability: Array, ruled_out: Array) -> Array:
 def kl_term(p: Array, q: Array, d: Array) -> Array:
     """q phi(d) = q log(q / p) + p - q for d = log(p / q), non-negative; the terms add up to KL(q || p)."""
     near = jnp.abs(d) < 1
-    close = q * _phi_series(jnp.where(near, d, 0))
+    close = q * stable.phi_near(jnp.where(near, d, 0))
     term = jnp.where(near, close, (p - q) - q * d)
     return jnp.where(d < -RULED_OUT, jnp.inf, term)
-
-
-def _phi_series(d: Array) -> Array:
-    """exp(d) - 1 - d within [-1, 1]. With p and q at hand there is no need for the exponential outside, as in `phi`."""
-    series = jnp.ones_like(d)
-    for n in range(20 if d.dtype == jnp.float64 else 11, 2, -1):  # d^2 / 2 (1 + d / 3 (1 + d / 4 (...)))
-        series = 1 + d / n * series
-    return d * d / 2 * series

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import cotangent, promote
@@ -219,10 +219,13 @@ def convex_kl_divergence(
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _forward_kl(axis: int, log_p: Array, target: Array, keep: Array | None) -> Array:
-    log_p, t = _kept(log_p, target, keep)
-    absent = t == 0
-    log_p = jnp.where(absent & jnp.isinf(log_p), 0, log_p)  # 0 * inf is 0 here, while 0 * NaN stays NaN
-    return jnp.sum(t * (jnp.log(jnp.where(absent, 1, t)) - log_p), axis)
+    def divergence(*args: Any) -> Array:
+        log_p, t = _kept(*args)
+        absent = t == 0
+        log_p = jnp.where(absent & jnp.isinf(log_p), 0, log_p)  # 0 * inf is 0 here, while 0 * NaN stays NaN
+        return blocks.add_up(t * (jnp.log(jnp.where(absent, 1, t)) - log_p), axis)
+
+    return blocks.per_row(divergence, (log_p, target, keep), axis)
 
 
 def _kept(log_p: Array, target: Array, keep: Array | None, neutral: float = 1.0) -> tuple[Array, ...]:
@@ -257,8 +260,11 @@ _forward_kl.defvjp(_forward_kl_fwd, _forward_kl_bwd)
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _log_kl(axis: int, log_p: Array, log_t: Array, keep: Array | None) -> Array:
-    t, log_ratio = _from_log_targets(log_p, log_t, keep)
-    return jnp.sum(-t * log_ratio, axis)
+    def divergence(*args: Any) -> Array:
+        t, log_ratio = _from_log_targets(*args)
+        return blocks.add_up(-t * log_ratio, axis)
+
+    return blocks.per_row(divergence, (log_p, log_t, keep), axis)
 
 
 def _from_log_targets(log_p: Array, log_t: Array, keep: Array | None) -> tuple[Array, Array]:
@@ -275,8 +281,9 @@ def _log_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple[Any, ...]]:
 
 def _log_kl_bwd(axis: int, residuals: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff is NaN at a log-target of -inf, and keeps the float32 target and difference.
-    t, log_ratio = _from_log_targets(*residuals)
-    return _cotangents(axis, residuals, g, -t, t * (1 - log_ratio))
+    to_log_p = -_from_log_targets(*residuals)[0]
+    t, log_ratio = _from_log_targets(*blocks.read_again(residuals))
+    return _cotangents(axis, residuals, g, to_log_p, t * (1 - log_ratio))
 
 
 _log_kl.defvjp(_log_kl_fwd, _log_kl_bwd)
@@ -284,13 +291,16 @@ _log_kl.defvjp(_log_kl_fwd, _log_kl_bwd)
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _bregman_kl(axis: int, log_p: Array, target: Array, keep: Array | None) -> Array:
-    log_p, t = _kept(log_p, target, keep)
-    d = _log_ratio(log_p, t)
-    near = d < 1
-    close = t * stable.phi(jnp.where(near, d, 0))
-    far = jnp.exp(log_p) - jnp.where(t == 0, 0, t * (1 + jnp.where(near, 0, d)))
-    both_zero = (t == 0) & (log_p == -jnp.inf)
-    return jnp.sum(jnp.where(both_zero, 0, jnp.where(near, close, far)), axis)
+    def divergence(*args: Any) -> Array:
+        log_p, t = _kept(*args)
+        d = _log_ratio(log_p, t)
+        near = jnp.abs(d) < 1
+        close = t * stable.phi_near(jnp.where(near, d, 0))
+        far = jnp.exp(log_p) - jnp.where(t == 0, 0, t * (1 + jnp.where(near, 0, d)))
+        both_zero = (t == 0) & (log_p == -jnp.inf)
+        return jnp.sum(jnp.where(both_zero, 0, jnp.where(near, close, far)), axis)
+
+    return blocks.per_row(divergence, (log_p, target, keep), axis)
 
 
 def _bregman_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple[Any, ...]]:

@@ -211,6 +211,8 @@ def add_gradient(
     if class_weights is not None and to_classes is not None:
         class_weights = add(class_weights, to_classes.astype(class_weights.dtype), block.start, 0)
     if weights is not None and to_weights is not None:
+        if scores.mask is not None:
+            to_weights = jnp.where(scores.mask, to_weights, 0)
         corner = rows.start, block.start
         old = lax.dynamic_slice(weights, corner, to_weights.shape)
         weights = lax.dynamic_update_slice(weights, old + to_weights, corner)
