@@ -86,7 +86,7 @@ def _part_stats(x: Any, axis: int, scores: Scores) -> RowStats:
 @_part_stats.defjvp
 def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> tuple[RowStats, RowStats]:
     # Why a rule: the derivative of the maximum is one-hot, at ties too, and rest leaves out that very entry.
-    stats = part_stats(*primals, axis, scores)
+    stats = part_stats(primals[0], axis, scores)
     z, z_dot = jax.jvp(scores, primals, tangents)
     first = _is_first_max(z, stats, axis)
     max_dot = jnp.sum(jnp.where(first, z_dot, 0), axis)
@@ -279,7 +279,7 @@ def _sums(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
 def _row_sums_jvp(axis: int, terms: Any, primals: Any, tangents: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     # Why a rule: JAX has none for a reduction of several arrays.
     moved = jax.jvp(terms, primals, tangents)[1]
-    return row_sums(*primals, axis, terms), tuple(jnp.sum(m, axis) for m in moved)
+    return row_sums(primals[0], axis, terms), tuple(jnp.sum(m, axis) for m in moved)
 
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:

@@ -154,7 +154,9 @@ class Problem:
             return self._dense_statistics(wanted)
         x, tokens, order, back = self.in_order()
         found = token_statistics(self.plan(wanted, sizes), x, tokens)
-        return found if order is None else jax.tree.map(lambda v: permuted(v, back, order), found)
+        if order is None or back is None:
+            return found
+        return jax.tree.map(lambda v: permuted(v, back, order), found)
 
     def _dense_statistics(self, wanted: Wanted) -> Statistics:
         h = self.head

@@ -20,10 +20,10 @@ from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.class_rows import is_zero
 from jaxloss._core.reduction import REDUCTIONS, coefficients, reduce
-from jaxloss._core.softmax import Statistics, Wanted
+from jaxloss._core.softmax import Wanted
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Integer, Num, Reduction
 from jaxloss._linear.arguments import Problem, head, permuted
-from jaxloss._linear.rules import Mix, weighted_total
+from jaxloss._linear.rules import Mix, mixed, weighted_total
 
 Layout: TypeAlias = Literal["dv", "vd"]
 Method: TypeAlias = Literal["auto", "dense", "fast", "lean"]
@@ -112,17 +112,17 @@ def linear_cross_entropy(
     given = head(fn, hidden, kernel, bias, kernel_layout, axis_name, num_classes)
     p = Problem(fn, given, labels, where, ignore_index, class_weights, logit_softcap, temperature)
     wanted = Wanted(1, spread=not is_zero(alpha), lse=not is_zero(z), over=axis_name)
-    method, sizes = p.choose(reduction != "none", method, chunk_size, memory_budget)
+    how, sizes = p.choose(reduction != "none", method, chunk_size, memory_budget)
     keep = None if p.keep is None else p.keep.reshape(given.batch)
     options = {"where": keep, "weights": weights, "reduction": reduction, "fn": fn}
     mix = _mix(p, alpha, z)
-    if method != "fast":
-        losses = _mixed(p.statistics(wanted, method, sizes), mix).reshape(given.batch)
+    if how != "fast":
+        losses = mixed(p.statistics(wanted, how, sizes), mix).reshape(given.batch)
         return reduce(losses, **options)
     each = coefficients(given.batch, p.dtype, **options).reshape(p.n)
     x, tokens, order, back = p.in_order()
-    mix = Mix(*(None if m is None else m * each for m in mix))
-    if order is not None:
+    mix = jax.tree.map(lambda m: m * each, mix)
+    if order is not None and back is not None:
         mix = jax.tree.map(lambda m: permuted(m, order, back), mix)
     return weighted_total(p.plan(wanted, sizes), x, tokens, mix)
 
@@ -137,16 +137,6 @@ def _mix(p: Problem, alpha: Any, z: Any) -> Mix:
         return Mix(cross, None, square)
     alpha = jnp.asarray(alpha).astype(p.dtype)
     return Mix((1 - alpha) * cross, one * (alpha / p.head.total), square)
-
-
-def _mixed(found: Statistics, mix: Mix) -> Array:
-    assert found.cross is not None
-    losses = found.cross * mix.cross
-    if mix.spread is not None:
-        losses += found.spread * mix.spread
-    if mix.square is not None:
-        losses += jnp.square(found.lse) * mix.square  # type: ignore[arg-type]
-    return losses
 
 
 @loss(arrays=3)

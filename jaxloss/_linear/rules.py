@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import CustomVJPPrimal
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.parts import Part, Weighed, merge, over_devices
@@ -204,9 +204,9 @@ def add_gradient(
         kernel = add(kernel, product, block.start, 1 if plan.layout == "dv" else 0)
     if bias is not None:
         bias = add(bias, jnp.sum(to_logits, 0), block.start, 0)
-    if temperature is not None:
+    if temperature is not None and to_s.temperature is not None:
         temperature = temperature + to_s.temperature
-    if softcap is not None:
+    if softcap is not None and to_s.softcap is not None:
         softcap = softcap + to_s.softcap
     if class_weights is not None and to_classes is not None:
         class_weights = add(class_weights, to_classes.astype(class_weights.dtype), block.start, 0)
@@ -224,7 +224,11 @@ def finished(plan: Plan, total: Operands, x: Operands) -> Operands:
     hidden = total.hidden
     if hidden is not None and plan.wanted.over is not None:
         total = total._replace(hidden=lax.psum(hidden, plan.wanted.over))
-    return Operands(*(None if t is None else t.astype(leaf.dtype) for t, leaf in zip(total, x, strict=True)))
+    return jax.tree.map(lambda t, leaf: None if t is None else t.astype(leaf.dtype), total, x, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def new_rows(rows: Piece, g: Statistics) -> Statistics:
@@ -241,7 +245,10 @@ def new_rows(rows: Piece, g: Statistics) -> Statistics:
 def _split(x: Any) -> tuple[Any, Any]:
     """Values, and which of them are differentiated (Python's own booleans, known while tracing)."""
     is_primal = lambda leaf: isinstance(leaf, CustomVJPPrimal)  # noqa: E731
-    return (jax.tree.map(lambda p, of=of: getattr(p, of), x, is_leaf=is_primal) for of in ("value", "perturbed"))
+    value, perturbed = (
+        jax.tree.map(lambda p, of=of: getattr(p, of), x, is_leaf=is_primal) for of in ("value", "perturbed")
+    )
+    return value, perturbed
 
 
 def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
@@ -253,7 +260,7 @@ def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
 def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: autodiff would keep every tile, which is the logits. Here each is made again.
     x, tokens, row, moving = residuals
-    g = jax.tree.map(_instantiated, g, is_leaf=lambda v: isinstance(v, jax.custom_derivatives.SymbolicZero))
+    g = jax.tree.map(_instantiated, g, is_leaf=lambda v: isinstance(v, SymbolicZero))
     n, v, sizes = x.hidden.shape[0], plan.classes, plan.sizes
 
     def block(i: Any, total: Operands) -> Operands:
@@ -275,7 +282,10 @@ def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
 
 
 def _instantiated(g: Any) -> Any:
-    return jnp.zeros(g.shape, g.dtype) if isinstance(g, jax.custom_derivatives.SymbolicZero) else g
+    if not isinstance(g, SymbolicZero):
+        return g
+    aval: Any = g.aval
+    return jnp.zeros(aval.shape, aval.dtype)
 
 
 token_statistics.defvjp(_lean_forward, _lean_backward, symbolic_zeros=True)
@@ -290,13 +300,20 @@ def weighted_total(plan: Plan, x: Operands, tokens: Tokens, mix: Mix) -> Array:
     return _total(found, mix)
 
 
-def _total(found: Statistics, mix: Mix) -> Array:
-    values = found.cross * mix.cross
+def mixed(found: Statistics, mix: Mix) -> Array:
+    assert found.cross is not None
+    losses = found.cross * mix.cross
     if mix.spread is not None:
-        values += found.spread * mix.spread
+        assert found.spread is not None
+        losses += found.spread * mix.spread
     if mix.square is not None:
-        values += jnp.square(found.lse) * mix.square
-    return jnp.sum(values)
+        assert found.lse is not None
+        losses += jnp.square(found.lse) * mix.square
+    return losses
+
+
+def _total(found: Statistics, mix: Mix) -> Array:
+    return jnp.sum(mixed(found, mix))
 
 
 def _fast_forward(plan: Plan, x: Any, tokens: Any, mix: Any) -> Any:
@@ -354,7 +371,7 @@ def _all_logits(plan: Plan, x: Operands, rows: Piece) -> Array:
 
 
 def _slopes_of_total(found: Statistics, mix: Mix) -> Statistics:
-    lse = None if mix.square is None else 2 * mix.square * found.lse
+    lse = None if mix.square is None or found.lse is None else 2 * mix.square * found.lse
     return Statistics(mix.cross, mix.spread, lse)
 
 
