@@ -12,7 +12,7 @@ from jaxloss._divergence import (
     sigmoid_kl_divergence,
     softmax_kl_divergence,
 )
-from jaxloss._linear import LinearStatistics, linear_cross_entropy, linear_log_probs, linear_statistics
+from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_statistics
 from jaxloss._multiclass import (
     nll_loss,
     safe_softmax_cross_entropy,
@@ -40,7 +40,6 @@ from jaxloss._regression import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "LinearStatistics",
     "convex_kl_divergence",
     "cpo_loss",
     "custom_vjp",

@@ -1,6 +1,5 @@
 """Losses of hidden states times a vocabulary kernel, without the logits in memory."""
 
-from jaxloss._linear.cross_entropy import LinearStatistics as LinearStatistics
 from jaxloss._linear.cross_entropy import linear_cross_entropy as linear_cross_entropy
 from jaxloss._linear.cross_entropy import linear_log_probs as linear_log_probs
 from jaxloss._linear.cross_entropy import linear_statistics as linear_statistics
