@@ -28,6 +28,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.devices import one_cpu
+from jaxloss._core.remat import as_one
 
 Rule = Callable[..., Any]
 Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, and the blocks add up
@@ -81,7 +82,7 @@ def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
     def of(f: Rule) -> Rule:
         return lambda *leaves, **given: f(*jax.tree.unflatten(tree, leaves), **given)
 
-    return _differentiable(of(f), of(like), axes, leaves)
+    return as_one(lambda *leaves: _differentiable(of(f), of(like), axes, list(leaves)), *leaves)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -101,7 +102,7 @@ def _jvp(f: Rule, like: Rule, axes: Axes, primals: tuple[Any], tangents: tuple[A
 
     # What is kept for the backward pass are the operands.
     _, moved = jax.jvp(jax.checkpoint(at, prevent_cse=False), [leaves[i] for i in moving], [steps[i] for i in moving])
-    return _differentiable(f, like, axes, leaves), moved
+    return as_one(lambda *leaves: _differentiable(f, like, axes, list(leaves)), *leaves), moved
 
 
 def _is_local(x: Array) -> bool:
