@@ -52,7 +52,7 @@ def choose(
     whole = 8 * shape.tokens * shape.classes
     if method == "fast" and not reduced:
         raise ValueError(
-            f'{fn}: method="fast" has the gradient before the cotangent: it needs reduction="mean" or "sum"'
+            f'{fn}: method="fast" makes the gradient before the cotangent; with reduction="none" use "lean"'
         )
     if method == "auto":
         method = "dense" if whole <= budget and chunk is None else "fast" if reduced else "lean"
