@@ -162,7 +162,6 @@ def _dense(fn: Any, name: str, options: dict[str, Any]) -> Case:
         optax=name,
         zero=right_distributions,
         accurate=dense_confident,
-        temporaries=(1.0, 2.0),
     )
 
 

@@ -135,7 +135,6 @@ CASES = [
             Edge("nan", ([NAN], [1.0]), [NAN], ([NAN], "any")),
         ),
         optax="sigmoid_binary_cross_entropy",
-        temporaries=(1.0, 2.0),
         zero=right_decisions,
         accurate=decided,
     ),
