@@ -11,15 +11,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
-from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import cotangent, promote, upcast
-from jaxloss._core.reduction import fill, reduce_elements
+from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -63,37 +59,28 @@ def sigmoid_binary_cross_entropy(
     True
     """
     fn = "sigmoid_binary_cross_entropy"
-    logits = checks.floating(fn, "logits", logits)
-    labels = checks.array(fn, "labels", labels)
-    checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
-    if where is not None:
-        where = checks.align(fn, "where", checks.mask(fn, "where", where), logits.shape, "logits")
-
-    def aligned(arg: str, value: Any) -> Array:
-        return checks.align(fn, arg, checks.number(fn, arg, value), logits.shape, "logits")
-
-    def rule(x: Array, y: Array, pos_weight: Array | None, smoothing: Array, where: Array | None) -> Array:
-        def given(value: Array) -> Array:  # in float32, as XLA:CPU does not fuse a select of half precision
-            return fill(where, jnp.broadcast_to(upcast(value), x.shape))
-
-        return _cross_entropy(given(x), given(y), None if pos_weight is None else given(pos_weight), smoothing)
-
-    pos_weight = None if pos_weight is None else aligned("pos_weight", pos_weight)
-    operands = logits, aligned("labels", labels), pos_weight, jnp.asarray(label_smoothing, jnp.float32), where
-    return reduce_elements(rule, operands, where=where, weights=weights, reduction=reduction, fn=fn)
+    smoothing = checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
+    operands = {"logits": logits, "labels": labels, "pos_weight": pos_weight, "label_smoothing": smoothing}
+    return elementwise(fn, _cross_entropy, where, weights, reduction, **operands)
 
 
-@custom_vjp
-def _cross_entropy(x: Array, y: Array, pos_weight: Array | None, smoothing: Array) -> Array:
-    x, positive, negative, _ = _parts(x, y, pos_weight, smoothing)
-    return _times(positive, stable.fused_softplus(-x)) + _times(negative, stable.fused_softplus(x))
-
-
-def _parts(x: Array, y: Array, pos_weight: Array | None, smoothing: Array) -> tuple[Array, Array, Array, Array]:
-    """Logits, and the weights of the two classes, and the weight of a positive, in the dtype of the computation."""
-    x, y, smoothing, pos = promote(x, y, smoothing, jnp.ones((), jnp.float32) if pos_weight is None else pos_weight)
-    y = (1 - smoothing) * y + smoothing / 2
-    return x, pos * y, 1 - y, pos
+@with_slopes
+def _cross_entropy(
+    x: Array, y: Array, pos_weight: Array | None, smoothing: Array
+) -> tuple[Array, tuple[Array, Array, Array | None, Array]]:
+    p = jnp.ones((), x.dtype) if pos_weight is None else pos_weight
+    label = (1 - smoothing) * y + smoothing / 2
+    positive, negative = p * label, 1 - label
+    losses = _times(positive, stable.fused_softplus(-x)) + _times(negative, stable.fused_softplus(x))
+    # sigmoid(x) - y as the difference of two products that do not cancel.
+    yes, no = stable.sigmoids(x)
+    slope = negative * yes - positive * no
+    # An infinite logit counts as the largest one, so that a cotangent of 0 stays 0.
+    largest = jnp.finfo(x.dtype).max
+    cost = jnp.minimum(stable.fused_softplus(-x), largest)
+    to_label = _cost_of_a_label(jnp.clip(x, -largest, largest), p, cost)
+    to_pos_weight = None if pos_weight is None else label * cost
+    return losses, (slope, (1 - smoothing) * to_label, to_pos_weight, (0.5 - y) * to_label)
 
 
 def _times(weight: Array, value: Array) -> Array:
@@ -101,38 +88,8 @@ def _times(weight: Array, value: Array) -> Array:
     return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
 
 
-def _cross_entropy_fwd(
-    x: Array, y: Array, pos_weight: Array | None, smoothing: Array
-) -> tuple[Array, tuple[Array, Array, Array | None, Array]]:
-    return _cross_entropy(x, y, pos_weight, smoothing), (x, y, pos_weight, smoothing)
-
-
-def _cross_entropy_bwd(residuals: tuple[Array, Array, Array | None, Array], g: Array) -> tuple[Array | None, ...]:
-    # Why a rule: autodiff saves float32 intermediates of every branch and meets 0 * inf at an infinite logit. Here the
-    # inputs themselves are kept, and sigmoid(x) - y is the difference of two products that do not cancel.
-    x, y, pos_weight, smoothing = residuals
-    z, positive, negative, pos = _parts(x, y, pos_weight, smoothing)
-    yes, no = stable.sigmoids(z)
-    slope = negative * yes - positive * no
-    # An infinite logit counts as the largest one, so that a cotangent of 0 stays 0.
-    largest = jnp.finfo(z.dtype).max
-    positive_cost = jnp.minimum(stable.fused_softplus(-z), largest)
-    to_label = _cost_of_a_label(jnp.clip(z, -largest, largest), pos, positive_cost)
-    (label,) = promote(y)
-    alpha = smoothing.astype(z.dtype)
-    return (
-        cotangent(g * slope, x),
-        cotangent(g * (1 - alpha) * to_label, y),
-        None if pos_weight is None else cotangent(g * ((1 - alpha) * label + alpha / 2) * positive_cost, pos_weight),
-        cotangent(jnp.sum(g * (0.5 - label.astype(z.dtype)) * to_label), smoothing),
-    )
-
-
 def _cost_of_a_label(z: Array, pos: Array, positive_cost: Array) -> Array:
     """p softplus(-z) - softplus(z) = (p - 1) softplus(-z) - z: exactly -z for p = 1, where the difference cancels."""
     return jnp.where(
         (z < 0) & (pos < 0.5), pos * positive_cost - stable.fused_softplus(z), (pos - 1) * positive_cost - z
     )
-
-
-_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
