@@ -10,7 +10,9 @@ each argument. `with_slopes` makes of it the function of the losses alone, whose
 
     def absolute_error(predictions, targets=None, *, where=None, weights=None, reduction="none"):
         y = 0.0 if targets is None else targets
-        return elementwise("absolute_error", _absolute, where, weights, reduction, predictions=predictions, targets=y)
+        return elementwise(
+            "absolute_error", _absolute, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+        )
 """
 
 from __future__ import annotations
@@ -58,14 +60,23 @@ def _as(argument: Array, slopes: Array) -> Array:
 
 
 def elementwise(
-    fn: str, rule: Callable[..., Array], where: Any, weights: Any, reduction: str, /, **operands: Any
+    fn: str,
+    rule: Callable[..., Array],
+    where: Any,
+    weights: Any,
+    reduction: str,
+    /,
+    *,
+    cheap: bool = False,
+    **operands: Any,
 ) -> Array:
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.
 
     The first operand, the prediction, must be floating, and has the shape. The others, targets and options alike, are
     Python numbers, scalars, arrays that broadcast to it, or `None`; they are named as in the signature of the loss. The
     rule meets them in one dtype, at least float32: scalars as scalars, `None` as it is, the rest in the shape of the
-    prediction and with 1 where they are dropped. What is kept for the backward pass is what came in.
+    prediction and with 1 where they are dropped. What is kept for the backward pass is what came in. `cheap` says that
+    the rule is a few sums, products and comparisons: see `reduce_elements`.
     """
     (first, x), *others = operands.items()
     x = checks.floating(fn, first, x)
@@ -84,7 +95,8 @@ def elementwise(
 
         return rule(*(ready(arg, value) for arg, value in operands.items()))
 
-    return reduce_elements(losses, (x, given, where), where=where, weights=weights, reduction=reduction, fn=fn)
+    common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
+    return reduce_elements(losses, (x, given, where), cheap=cheap, **common)
 
 
 def _is_known(value: Any) -> bool:

@@ -40,7 +40,9 @@ def squared_error(
     [0.25 4.  ]
     """
     y = 0.0 if targets is None else targets
-    return elementwise("squared_error", _square, where, weights, reduction, predictions=predictions, targets=y)
+    return elementwise(
+        "squared_error", _square, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+    )
 
 
 @with_slopes
@@ -83,7 +85,9 @@ def l2_loss(
     20.125
     """
     y = 0.0 if targets is None else targets
-    return elementwise("l2_loss", _half_square, where, weights, reduction, predictions=predictions, targets=y)
+    return elementwise(
+        "l2_loss", _half_square, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+    )
 
 
 @with_slopes
