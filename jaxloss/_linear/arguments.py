@@ -13,6 +13,7 @@ from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import require_classes
 from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.partitioning import divided, undivided
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores, Statistics, Wanted, lookup, row_statistics, targets
@@ -122,8 +123,15 @@ class Problem:
     def choose(self, reduced: bool, method: str, chunk_size: Any, memory_budget: Any) -> tuple[str, Sizes]:
         h = self.head
         shape = Shape(self.n, h.hidden.shape[1], h.classes, h.kernel.dtype.itemsize)
+        given = [x for x in (h.hidden, h.kernel, self.labels, self.weights, self.keep) if x is not None]
+        if method == "auto" and divided(*given):
+            method = "dense"
         method, sizes = choose(self.fn, shape, reduced, method, chunk_size, memory_budget)
-        return ("dense" if self.n == 0 else method), sizes
+        method = "dense" if self.n == 0 else method
+        if method != "dense":
+            # One operand is in all that the rules do.
+            self.head = h._replace(hidden=undivided(_remedy(self.fn, method), *given))
+        return method, sizes
 
     def plan(self, wanted: Wanted, sizes: Sizes) -> Plan:
         return Plan(wanted, self.head.layout, sizes, self.head.classes, self.head.total)
@@ -133,10 +141,8 @@ class Problem:
         h, label, valid, kept, order, back = self.head.hidden, None, None, None, None, None
         if self.labels is not None:
             t = targets(self.labels, self.head.classes, self.head.over)
-            label, valid = t.label, t.valid
-            if self.head.total < self.head.classes:
-                assert valid is not None
-                valid = valid & (self.labels < self.head.total)
+            assert t.valid is not None
+            label, valid = t.label, t.valid & (self.labels < self.head.total)
         if self.keep is not None:
             h = fill(self.keep[:, None], h)
         if self.keep is not None and self.weights is None:
@@ -174,6 +180,15 @@ class Problem:
             weights = jnp.where(mask, weights, 0)
         s = Scores(logits, mask, self.keep, self.temperature, self.softcap)
         return row_statistics(wanted, s, weights if target is None else target, self.class_weights)
+
+
+def _remedy(fn: str, method: str) -> str:
+    return (
+        f'{fn}: method="{method}" under jit over several devices, where each of them would go through all chunks. Use '
+        f"jaxloss.sharded({fn}, mesh, tokens=..., vocab=...), which splits tokens and vocabulary between the devices "
+        '(or leaves them whole if neither is given), axis_name= inside your own jax.shard_map, or method="dense", '
+        "which XLA divides by itself"
+    )
 
 
 @custom_vjp
