@@ -27,6 +27,7 @@ def check_loss(
     argnums: Sequence[int] | None = None,
     reference: Callable[..., Any] | None = None,
     rtol: float = 2e-6,
+    coupled: bool = False,
     promises: Iterable[str] | None = None,
 ) -> None:
     """Check that a loss keeps the promises that the losses of this library keep.
@@ -58,6 +59,8 @@ def check_loss(
       reference: the formula, called like `fn` with float64 NumPy arrays. Without it the numerical derivatives are those
         of `fn` in float64.
       rtol: allowed relative error of the value; derivatives get five times as much, relative to the largest entry.
+      coupled: the examples of a batch are compared with each other, as in contrastive losses: a masked loss must be that
+        of the kept examples alone, and `shard_map` is left to you.
       promises: names of the promises to check, all if `None`.
 
     Raises:
@@ -74,7 +77,7 @@ def check_loss(
     unknown = [n for n in names if n not in _PROMISES]
     if unknown:
         raise ValueError(f"check_loss: promises must be among {', '.join(_PROMISES)}, got {', '.join(unknown)}")
-    subject = Subject(fn, args, dict(options or {}), argnums, reference, rtol)
+    subject = Subject(fn, args, dict(options or {}), argnums, reference, rtol, coupled)
     for name in names:
         subject.promise = name
         _PROMISES[name](subject)

@@ -36,7 +36,9 @@ class Case:
     fn: Callable[..., Any]
     formula: Callable[..., Any]
     make: Maker
-    kind: str  # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis) or "total" (one scalar)
+    # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis), "batch" (one value for each example, which
+    # depends on the others) or "total" (one scalar)
+    kind: str
     name: str = ""
     shape: tuple[int, ...] = (8, 5)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of single option sets

@@ -25,6 +25,7 @@ OPTION_SETS = [(c, name) for c in CASES for name in c.options]
 
 def check(case, promise, dtype=np.float32, name="default", **given):
     args, options = case.arguments(dtype, name), case.option_set(name)
+    given["coupled"] = case.kind == "batch"
     check_loss(case.fn, args, options=options, reference=case.reference, promises=[promise], **given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -53,7 +54,8 @@ def mask(s: Subject) -> None:
         return *given.both(given.args, ct=jnp.asarray(ct)), pushed
 
     run = jax.jit(masked)
-    plain, slopes = jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct * keep)))(*s.args)
+    alone = functools.partial(_kept_alone, s, keep, ct)
+    plain, slopes = alone() if s.coupled else jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct * keep)))(*s.args)
     low = max([float(jnp.finfo(a.dtype).eps) for a in s.moving])
     for bad in (np.nan, np.inf, -np.inf):
         got, gradients, pushed = run(jnp.asarray(keep), *(_poisoned(s, a, keep, bad) for a in s.args))
@@ -68,6 +70,24 @@ def mask(s: Subject) -> None:
                 s.fail(f"{what} is not exactly 0 under the mask")
     if "reduction" in s.takes:
         _mean_of_nothing(s, keep)
+
+
+def _kept_alone(s: Subject, keep: np.ndarray, ct: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Losses and gradients of the batch that has the kept examples only, put back into their places."""
+
+    def few_of(x: Any) -> Any:
+        return x[keep] if np.shape(x)[:1] == keep.shape else x
+
+    own = [a.shape[:1] == keep.shape for a in s.args]
+    few = s.replace([few_of(a) for a in s.args], **{k: few_of(v) for k, v in s.options.items()})
+    losses, gradients = few.both(few.args, ct=jnp.asarray(ct[keep]))
+
+    def spread(x: Any) -> np.ndarray:
+        out = np.zeros((len(keep), *x.shape[1:]))
+        out[keep] = wide(x)
+        return out
+
+    return spread(losses), [spread(g) if own[i] else wide(g) for i, g in zip(s.argnums, gradients, strict=True)]
 
 
 def _mean_of_nothing(s: Subject, keep: np.ndarray) -> None:
@@ -108,7 +128,7 @@ def reduction(s: Subject) -> None:
     keep = s.random.random(size) < 0.6
     keep.flat[0] = True
     cases: list[dict[str, Any]] = [{"weights": w} for w in (None, weights, weights[(0,) * (len(size) - 1)])]
-    if "where" in s.takes:
+    if "where" in s.takes and not s.coupled:
         cases += [{"where": keep}, {"where": keep, "weights": np.where(keep, weights, np.nan)}]
 
     factors = []

@@ -25,8 +25,9 @@ class Subject:
         argnums: Sequence[int] | None = None,
         reference: Callable[..., Any] | None = None,
         rtol: float = 2e-6,
+        coupled: bool = False,
     ) -> None:
-        self.fn, self.options, self.reference, self.rtol = fn, options, reference, rtol
+        self.fn, self.options, self.reference, self.rtol, self.coupled = fn, options, reference, rtol, coupled
         self.args = tuple(jnp.asarray(a) for a in args)
         floating = [i for i, a in enumerate(self.args) if jnp.issubdtype(a.dtype, jnp.floating)]
         self.argnums = tuple(floating if argnums is None else argnums)
@@ -36,7 +37,8 @@ class Subject:
         self.takes = {n for n in ("where", "weights", "reduction") if n in parameters and n not in options}
 
     def replace(self, args: Sequence[Any], **options: Any) -> Subject:
-        other = Subject(self.fn, args, {**self.options, **options}, self.argnums, self.reference, self.rtol)
+        options = {**self.options, **options}
+        other = Subject(self.fn, args, options, self.argnums, self.reference, self.rtol, self.coupled)
         other.promise = self.promise
         return other
 

@@ -46,7 +46,8 @@ def transformations(s: Subject) -> None:
     s.equal("the value under value_and_grad", total, np.sum(wide(losses)), 0.0, 8 * EPS * np.sum(np.abs(wide(losses))))
     _same_both(s, "value_and_grad", (losses, gradients_too), losses, gradients, rtol)
     _same_both(s, "no jit", s.both(s.args), losses, gradients, rtol)
-    _sharded(s, losses, gradients, rtol)
+    if not s.coupled:
+        _sharded(s, losses, gradients, rtol)
 
 
 def _same_both(s: Subject, name: str, got: tuple[Any, Any], losses: Any, gradients: Any, rtol: float) -> None:
