@@ -12,7 +12,7 @@ from jaxloss._divergence import (
     sigmoid_kl_divergence,
     softmax_kl_divergence,
 )
-from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_statistics
+from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_statistics, sharded
 from jaxloss._multiclass import (
     nll_loss,
     safe_softmax_cross_entropy,
@@ -59,6 +59,7 @@ __all__ = [
     "policy_gradient_loss",
     "reduce",
     "safe_softmax_cross_entropy",
+    "sharded",
     "sigmoid_binary_cross_entropy",
     "sigmoid_kl_divergence",
     "simpo_loss",

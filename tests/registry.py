@@ -24,6 +24,7 @@ BY_NAME = {case.name: case for case in CASES}
 # Public names that are not losses: their own test files hold them to account.
 UTILITIES = {"custom_vjp", "reduce", "smooth_labels"}
 UTILITIES |= {"linear_cross_entropy", "linear_log_probs", "linear_statistics"}  # test_linear.py
+UTILITIES |= {"sharded"}  # test_linear_sharded.py
 
 # Names of optax that run the code of another one.
 ALIASES = {"safe_softmax_cross_entropy", "convex_kl_divergence"}

@@ -278,7 +278,8 @@ def _checked(ct: Any, primal: Any, path: Any) -> Any:
     elif getattr(jax.config, "jax_disable_bwd_checks", False):
         return ct
     elif got.shape == aval.shape and _castable(got.dtype, aval.dtype):
-        return over_same_devices(ct if got.dtype == aval.dtype else jnp.asarray(ct, aval.dtype), aval)
+        ct = over_same_devices(ct, aval)  # before it is rounded
+        return ct if got.dtype == aval.dtype else jnp.asarray(ct, aval.dtype)
     if isinstance(ct, SymbolicZero):
         raise ValueError(
             "Custom VJP bwd rule produced a SymbolicZero with a shape/dtype that does not match the corresponding "

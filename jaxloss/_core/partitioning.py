@@ -42,7 +42,7 @@ def _axes(mesh: Any, *types: AxisType) -> bool:
 
 
 def _lower(ctx: Any, x: Any, *, message: str) -> list[Any]:
-    """Not visible while tracing: over how many devices the program is compiled, and which axes are not `shard_map`'s."""
+    """Not visible while tracing: over how many devices the program goes, and which axes are not of a `shard_map`."""
     where = ctx.module_context.axis_context
     devices = getattr(where, "num_devices", None) or 1
     mesh = getattr(where, "mesh", None)

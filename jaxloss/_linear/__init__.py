@@ -3,3 +3,4 @@
 from jaxloss._linear.cross_entropy import linear_cross_entropy as linear_cross_entropy
 from jaxloss._linear.cross_entropy import linear_log_probs as linear_log_probs
 from jaxloss._linear.cross_entropy import linear_statistics as linear_statistics
+from jaxloss._linear.sharded import sharded as sharded
