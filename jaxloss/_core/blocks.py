@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
-from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.devices import one_cpu
-from jaxloss._core.remat import as_one
+from jaxloss._core.remat import as_one_like
 
 Rule = Callable[..., Any]
 Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, and the blocks add up
@@ -82,27 +81,11 @@ def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
     def of(f: Rule) -> Rule:
         return lambda *leaves, **given: f(*jax.tree.unflatten(tree, leaves), **given)
 
-    return as_one(lambda *leaves: _differentiable(of(f), of(like), axes, list(leaves)), *leaves)
+    def in_blocks(*leaves: Array) -> Any:
+        return _mappable(of(f), axes)(*leaves) if _is_local(leaves[0]) else of(f)(*leaves)
 
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _differentiable(f: Rule, like: Rule, axes: Axes, leaves: list[Array]) -> Any:
-    return _mappable(f, axes)(*leaves) if _is_local(leaves[0]) else f(*leaves)
-
-
-@functools.partial(_differentiable.defjvp, symbolic_zeros=True)
-def _jvp(f: Rule, like: Rule, axes: Axes, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    # Why a rule: the transpose of a loop over slices is a loop that adds up whole arrays.
-    (leaves,), (steps,) = primals, tangents
-    moving = [i for i, t in enumerate(steps) if not isinstance(t, SymbolicZero) and t.dtype != jax.dtypes.float0]
-
-    def at(*points: Array) -> Any:
-        values = dict(zip(moving, points, strict=True))
-        return like(*(values.get(i, x) for i, x in enumerate(leaves)))
-
-    # What is kept for the backward pass are the operands.
-    _, moved = jax.jvp(jax.checkpoint(at, prevent_cse=False), [leaves[i] for i in moving], [steps[i] for i in moving])
-    return as_one(lambda *leaves: _differentiable(f, like, axes, list(leaves)), *leaves), moved
+    # The transpose of a loop over slices would be a loop that adds up whole arrays: the derivative is the plain call's.
+    return as_one_like(in_blocks, of(like), *leaves)
 
 
 def _is_local(x: Array) -> bool:

@@ -7,11 +7,13 @@ by the plain function.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.core import eval_jaxpr
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
@@ -58,6 +60,34 @@ def as_one(fun: Callable[..., Any], *args: Any) -> Any:
     avals = tuple(closed.out_avals)
     out = forward_p.bind(*closed.consts, *leaves, full=run, plain=run, avals=avals, num_plain=len(avals))
     return tree_unflatten(tree_structure(shape), out)
+
+
+def as_one_like(fun: Callable[..., Any], like: Callable[..., Any], *args: Any) -> Any:
+    """`fun(*args)` as one equation with the derivative of `like`, for which only the arguments are kept.
+
+    Both are the same function; `fun` is written in a way that has no derivative, or a worse one.
+    """
+    return as_one(functools.partial(_like, fun, like), args)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _like(fun: Callable[..., Any], like: Callable[..., Any], args: Any) -> Any:
+    return fun(*args)
+
+
+@functools.partial(_like.defjvp, symbolic_zeros=True)
+def _like_jvp(fun: Any, like: Any, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    leaves, tree = tree_flatten(primals[0])
+    steps = tree_flatten(tangents[0], is_leaf=lambda t: isinstance(t, SymbolicZero))[0]
+    moving = [i for i, t in enumerate(steps) if not isinstance(t, SymbolicZero) and t.dtype != jax.dtypes.float0]
+
+    def at(*points: Any) -> Any:
+        values = dict(zip(moving, points, strict=True))
+        return like(*tree_unflatten(tree, [values.get(i, x) for i, x in enumerate(leaves)]))
+
+    point, step = [leaves[i] for i in moving], [steps[i] for i in moving]
+    _, moved = jax.jvp(jax.checkpoint(at, prevent_cse=False), point, step)
+    return as_one_like(fun, like, *primals[0]), moved
 
 
 def _evaluate(closed: Any, consts: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:

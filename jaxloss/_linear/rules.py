@@ -22,11 +22,26 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.parts import Part, Weighed, merge, over_devices
 from jaxloss._core.precision import compute_dtype
-from jaxloss._core.remat import as_one
+from jaxloss._core.remat import as_one, as_one_like
 from jaxloss._core.rows import RowStats
 from jaxloss._core.softmax import Row, Scores, Statistics, Target, part, slopes, totals
 from jaxloss._linear.plan import Plan
-from jaxloss._linear.tiles import Piece, add, count, cut, differing, loop, piece, project, to_hidden, to_kernel
+from jaxloss._linear.tiles import (
+    HELD_AS_IT_IS,
+    Held,
+    Piece,
+    add,
+    count,
+    cut,
+    differing,
+    held_by,
+    loop,
+    piece,
+    project,
+    rounded,
+    to_hidden,
+    to_kernel,
+)
 
 
 class Operands(NamedTuple):
@@ -195,7 +210,7 @@ def add_gradient(
     scores, target, c = _block(plan, x, at, rows, i, logits)
     to_s, to_weights, to_classes = slopes(plan.wanted, scores, target, c, row, g)
     to_logits = to_s.logits
-    small = to_logits.astype(x.kernel.dtype)
+    small = rounded(to_logits, x.kernel.dtype)
     hidden, kernel, bias, temperature, softcap, class_weights, weights = total
     if hidden is not None:
         hidden = add(hidden, to_hidden(small, _kernel(plan, x, block), plan.layout), rows.start, 0)
@@ -261,9 +276,21 @@ def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: autodiff would keep every tile, which is the logits. Here each is made again.
     x, tokens, row, moving = residuals
     g = jax.tree.map(_instantiated, g, is_leaf=lambda v: isinstance(v, SymbolicZero))
-    n, v, sizes = x.hidden.shape[0], plan.classes, plan.sizes
+    as_bits, plain = (functools.partial(_block_by_block, plan, moving, h) for h in (held_by(x.kernel), HELD_AS_IT_IS))
+    return as_one_like(as_bits, plain, x, tokens, row, g), None
 
-    def block(i: Any, total: Operands) -> Operands:
+
+def _block_by_block(
+    plan: Plan, moving: Operands, held: Held, x: Operands, tokens: Tokens, row: Row, g: Statistics
+) -> Operands:
+    """A block of the kernel's gradient is added up over the tokens in float32, and then put into its array once."""
+    n, v, sizes = x.hidden.shape[0], plan.classes, plan.sizes
+    axis = 1 if plan.layout == "dv" else 0
+    start = differing(zeros_for(plan, x, moving), (x, tokens, g))
+    zeros = None if start.kernel is None else lax.slice_in_dim(start.kernel, 0, sizes.classes, axis=axis)
+    whole = None if start.kernel is None else held.store(start.kernel.astype(x.kernel.dtype))
+
+    def block(i: Any, carry: Any) -> Any:
         def chunk(j: Any, total: Operands) -> Operands:
             rows = piece(j, n, sizes.tokens)
             at = chunk_of(tokens, rows)
@@ -275,10 +302,17 @@ def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
 
             return when_kept(tokens, rows, run, total)
 
-        return loop(count(n, sizes.tokens), chunk, total)
+        whole, total = carry
+        total = loop(count(n, sizes.tokens), chunk, total._replace(kernel=zeros))
+        if whole is not None:
+            at = piece(i, v, sizes.classes).start
+            old = held.load(lax.dynamic_slice_in_dim(whole, at, sizes.classes, axis))
+            new = old + total.kernel.astype(old.dtype)  # exact: one of the two is 0
+            whole = lax.dynamic_update_slice_in_dim(whole, held.store(new), at, axis)
+        return whole, total._replace(kernel=None)
 
-    total = loop(count(v, sizes.classes), block, differing(zeros_for(plan, x, moving), (x, tokens, g)))
-    return finished(plan, total, x), None
+    whole, total = loop(count(v, sizes.classes), block, (whole, start._replace(kernel=None)))
+    return finished(plan, total._replace(kernel=None if whole is None else held.load(whole)), x)
 
 
 def _instantiated(g: Any) -> Any:

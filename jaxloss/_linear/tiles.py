@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from jaxloss._core.devices import vary, varying
 from jaxloss._core.precision import compute_dtype
-from jaxloss._core.remat import as_one
+from jaxloss._core.remat import as_one_like
 
 T = TypeVar("T")
 
@@ -49,21 +49,32 @@ def cut(x: Array, start: Any, size: int, axis: int) -> Array:
         return x
     if x.dtype.itemsize != 2 or jax.default_backend() != "cpu":
         return lax.dynamic_slice_in_dim(x, start, size, axis)
-    return as_one(lambda x, start: _cut_bits(x, start, size, axis), x, start)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _cut_bits(x: Array, start: Any, size: int, axis: int) -> Array:
     # XLA:CPU slices half precision as float32: it would make such a copy of all of x before the loop.
-    bits = lax.dynamic_slice_in_dim(lax.bitcast_convert_type(x, jnp.uint16), start, size, axis)
-    return lax.bitcast_convert_type(bits, x.dtype)
+    plain = functools.partial(lax.dynamic_slice_in_dim, slice_size=size, axis=axis)
+
+    def as_bits(x: Array, start: Any) -> Array:
+        return lax.bitcast_convert_type(plain(lax.bitcast_convert_type(x, jnp.uint16), start), x.dtype)
+
+    return as_one_like(as_bits, plain, x, start)
 
 
-@_cut_bits.defjvp
-def _cut_bits_jvp(size: int, axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # Why a rule: bits have no derivative.
-    x, start = primals
-    return cut(x, start, size, axis), lax.dynamic_slice_in_dim(tangents[0], start, size, axis)
+class Held(NamedTuple):
+    """How an array is held that a loop updates in slices."""
+
+    store: Callable[[Array], Array]
+    load: Callable[[Array], Array]
+
+
+HELD_AS_IT_IS = Held(lambda x: x, lambda x: x)
+
+
+def held_by(like: Array) -> Held:
+    if like.dtype.itemsize != 2 or jax.default_backend() != "cpu":
+        return HELD_AS_IT_IS
+    # XLA:CPU updates a slice of half precision in float32: it would convert the whole array twice for each slice.
+    return Held(
+        lambda x: lax.bitcast_convert_type(x, jnp.uint16), lambda bits: lax.bitcast_convert_type(bits, like.dtype)
+    )
 
 
 def add(total: Array, part: Array, start: Any, axis: int) -> Array:
@@ -93,7 +104,15 @@ def to_kernel(to_logits: Array, hidden: Array, layout: str) -> Array:
 
 def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     dims = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b, dims, preferred_element_type=compute_dtype(a, b))
+    dtype = compute_dtype(a, b)
+    if a.dtype != b.dtype:
+        a, b = a.astype(dtype), b.astype(dtype)
+    return lax.dot_general(a, b, dims, preferred_element_type=dtype)
+
+
+def rounded(to_logits: Array, dtype: Any) -> Array:
+    """A tile's cotangent as an operand of the products. In float16 the share of one token in a mean would be 0."""
+    return to_logits if dtype == jnp.float16 else to_logits.astype(dtype)
 
 
 def differing(x: Any, like: Any, but: Any = None) -> Any:
