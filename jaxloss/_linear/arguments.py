@@ -19,7 +19,7 @@ from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores, Statistics, Wanted, lookup, row_statistics, targets
 from jaxloss._linear.plan import Plan, Shape, Sizes, choose
 from jaxloss._linear.rules import Operands, Tokens, token_statistics
-from jaxloss._linear.tiles import project, to_hidden, to_kernel
+from jaxloss._linear.tiles import project, rounded, to_hidden, to_kernel
 
 
 class Head(NamedTuple):
@@ -219,7 +219,7 @@ def _dense_logits_fwd(layout: str, hidden: Array, kernel: Array, bias: Array | N
 def _dense_logits_bwd(layout: str, residuals: Any, g: Array) -> Any:
     # Why a rule: autodiff multiplies the float32 cotangent with the operands in float32, which half precision is not.
     hidden, kernel, bias = residuals
-    small = g.astype(kernel.dtype)
+    small = rounded(g, kernel.dtype)
     to_bias = None if bias is None else jnp.sum(g, 0).astype(bias.dtype)
     to_h, to_w = to_hidden(small, kernel, layout), to_kernel(small, hidden, layout)
     return to_h.astype(hidden.dtype), to_w.astype(kernel.dtype), to_bias
