@@ -6,18 +6,22 @@ A public name of jaxloss without a case fails the suite, unless it is in `UTILIT
 from __future__ import annotations
 
 import registry_classes
+import registry_contrastive
 import registry_divergences
 import registry_preference
 import registry_regression
+import registry_regression_differences
 from registry_case import Case
 
 import jaxloss
 
 CASES: list[Case] = [
     *registry_regression.CASES,
+    *registry_regression_differences.CASES,
     *registry_classes.CASES,
     *registry_divergences.CASES,
     *registry_preference.CASES,
+    *registry_contrastive.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 

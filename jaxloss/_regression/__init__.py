@@ -11,7 +11,14 @@
  [3. 0.]]
 """
 
+from jaxloss._regression.absolute import absolute_error as absolute_error
+from jaxloss._regression.absolute import epsilon_insensitive_loss as epsilon_insensitive_loss
+from jaxloss._regression.absolute import huber_loss as huber_loss
+from jaxloss._regression.absolute import smooth_l1_loss as smooth_l1_loss
 from jaxloss._regression.quadratic import l2_loss as l2_loss
 from jaxloss._regression.quadratic import squared_error as squared_error
+from jaxloss._regression.smooth import log_cosh as log_cosh
+from jaxloss._regression.smooth import pseudo_huber_loss as pseudo_huber_loss
+from jaxloss._regression.smooth import robust_loss as robust_loss
 from jaxloss._regression.tasks import uncertainty_weighted_sum as uncertainty_weighted_sum
 from jaxloss._regression.tasks import weighted_sum as weighted_sum
