@@ -1,71 +1,194 @@
-"""`python -m benchmarks.linear [--rounds N] [--shape N D V]`: value and gradient of linear losses against logits.
+"""`python -m benchmarks.linear [--rounds N] [--shape N D V] [--output FILE]`: losses without logits against peers.
 
-Beside optax on `hidden @ kernel`: the three matrix products alone, which no method can do without.
+Value and gradient for hidden states and kernel. Beside optax on `hidden @ kernel`: tokamax and PyTorch where they are
+installed, and the three matrix products alone, in the tiles of `method="fast"`, which no method can do without.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
+from jax import lax
 from tqdm import tqdm
 
 import jaxloss
+from benchmarks import linear_peers
 from benchmarks.harness import Program, compiled, environment, interleaved, ratio
 
 SHAPES = [(2048, 512, 32768), (1024, 256, 131072), (1000, 320, 50257)]
+GPU_SHAPES = [(4096, 4096, 128256), (8192, 2304, 256000), (32768, 2560, 128256), (4096, 4096, 151936)]
+METHODS = ("fast", "lean")
+Arguments = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def ours(method: str) -> Callable[..., Any]:
+def ours(method: Any) -> Callable[..., Any]:
     return lambda h, w, y: jaxloss.linear_cross_entropy(h, w, y, method=method)
 
 
-def peer(h: Any, w: Any, y: Any) -> Any:
-    return optax.softmax_cross_entropy_with_integer_labels(h @ w, y).mean()
+def with_labels_ignored(h: Any, w: Any, y: Any) -> Any:
+    return jaxloss.linear_cross_entropy(h, w, y, ignore_index=-100, method="fast")
 
 
-def products(h: Any, w: Any, y: Any) -> tuple[Any, Any]:
-    """One product forward and the two of the gradient, with the logits for their cotangent."""
-    logits = jnp.dot(h, w, preferred_element_type=jnp.float32).astype(h.dtype)
-    return logits @ w.T, h.T @ logits
+def products(tokens: int, classes: int) -> Callable[..., Any]:
+    """The logits of a tile and the two products of their cotangent, in a loop over chunks of tokens and classes."""
+
+    def run(h: Any, w: Any, y: Any) -> Any:
+        (n, d), v = h.shape, w.shape[1]
+
+        def tile(j: Any, i: Any, total: Any) -> Any:
+            rows, block = jnp.minimum(j * tokens, n - tokens), jnp.minimum(i * classes, v - classes)
+            here, part = (
+                lax.dynamic_slice_in_dim(h, rows, tokens, 0),
+                lax.dynamic_slice_in_dim(w, block, classes, 1),
+            )
+            logits = jnp.dot(here, part, preferred_element_type=jnp.float32)
+            small = logits.astype(w.dtype)
+            to_h = jnp.dot(small, part.T, preferred_element_type=jnp.float32)
+            to_w = jnp.dot(lax.optimization_barrier(here.T), small, preferred_element_type=jnp.float32)
+            old_h = lax.dynamic_slice_in_dim(total[0], rows, tokens, 0)
+            old_w = lax.dynamic_slice_in_dim(total[1], block, classes, 1)
+            return (
+                lax.dynamic_update_slice_in_dim(total[0], old_h + to_h, rows, 0),
+                lax.dynamic_update_slice_in_dim(total[1], old_w + to_w, block, 1),
+            )
+
+        def chunk(j: Any, total: Any) -> Any:
+            return lax.fori_loop(0, -(-v // classes), lambda i, total: tile(j, i, total), total)
+
+        zeros = jnp.zeros((n, d)), jnp.zeros((d, v))
+        to_h, to_w = lax.fori_loop(0, -(-n // tokens), chunk, zeros)
+        return to_h.astype(h.dtype), to_w.astype(w.dtype)
+
+    return run
 
 
-def programs(args: tuple[jax.Array, ...]) -> dict[str, Program]:
-    found = {m: compiled(jax.value_and_grad(ours(m), (0, 1)), *args) for m in ("fast", "lean")}
-    found["optax"] = compiled(jax.value_and_grad(peer, (0, 1)), *args)
-    found["three products"] = compiled(products, *args)
+def arguments(n: int, d: int, v: int, dtype: Any) -> Arguments:
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden, kernel = jax.random.normal(keys[0], (n, d)), jax.random.normal(keys[1], (d, v)) / d**0.5
+    return hidden.astype(dtype), kernel.astype(dtype), jax.random.randint(keys[2], (n,), 0, v)
+
+
+def programs(args: Arguments) -> dict[str, Program]:
+    def gradient(loss: Callable[..., Any]) -> Program:
+        return compiled(jax.value_and_grad(loss, (0, 1)), *args)
+
+    n, v = args[0].shape[0], args[1].shape[1]
+    cpu = jax.default_backend() == "cpu"
+    found = {method: gradient(ours(method)) for method in METHODS}
+    found["optax on logits"] = gradient(linear_peers.optax_on_logits)
+    found["three products"] = compiled(products(min(n, 512), min(v, 2048) if cpu else v), *args)
+    if (tokamax := linear_peers.tokamax_loss()) is not None:
+        found["tokamax"] = gradient(tokamax)
+    for name, run in linear_peers.torch_peers(*args).items():
+        found[name] = Program(run, math.nan, -1, math.nan)
     return found
+
+
+def masked_ratio(args: Arguments, rounds: int) -> tuple[float, float, float]:
+    """Time with three of four labels ignored against all labels valid."""
+    h, w, y = args
+    few = jnp.where(jnp.arange(y.size) % 4 == 0, y, -100)
+    program = compiled(jax.value_and_grad(with_labels_ignored, (0, 1)), *args)
+    both = {
+        "few": Program(lambda *_: program.run(h, w, few), math.nan, -1, math.nan),
+        "all": Program(lambda *_: program.run(h, w, y), math.nan, -1, math.nan),
+    }
+    seconds = interleaved(both, (), rounds)
+    return ratio(seconds["few"], seconds["all"])
+
+
+def truth(args: Arguments) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss and gradients in float64, of the operands as they are."""
+    h, w = (np.asarray(x.astype(jnp.float32), np.float64) for x in args[:2])
+    y = np.asarray(args[2])
+    loss, to_h, to_w, n = 0.0, np.empty_like(h), np.zeros_like(w), h.shape[0]
+    for rows in np.array_split(np.arange(n), -(-n // 256)):
+        logits = h[rows] @ w
+        top = logits.max(1, keepdims=True)
+        p = np.exp(logits - top)
+        norm = p.sum(1, keepdims=True)
+        picked = np.arange(rows.size), y[rows]
+        loss += float(np.sum(top[:, 0] + np.log(norm[:, 0]) - logits[picked]))
+        p /= norm
+        p[picked] -= 1
+        to_h[rows], to_w = p @ w.T / n, to_w + h[rows].T @ p / n
+    return loss / n, to_h, to_w
+
+
+def errors(program: Program, args: Arguments, exact: tuple[Any, ...]) -> list[float]:
+    """Of loss and gradients, relative, by the Frobenius norm."""
+    value, gradients = program.run(*args)
+    found = [np.asarray(x.astype(jnp.float32), np.float64) for x in (value, *gradients)]
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, exact, strict=True)]
+
+
+def measure(shape: tuple[int, int, int], dtype: Any, rounds: int) -> list[dict[str, Any]]:
+    args = arguments(*shape, dtype)
+    these = programs(args)
+    seconds, exact = interleaved(these, args, rounds), truth(args)
+    records = []
+    for name, program in these.items():
+        record: dict[str, Any] = {"shape": list(shape), "dtype": str(jnp.dtype(dtype)), "method": name}
+        record["time / optax"] = ratio(seconds[name], seconds["optax on logits"])
+        record["time / three products"] = ratio(seconds[name], seconds["three products"])
+        record["median seconds"] = sorted(seconds[name])[rounds // 2]
+        record["temporaries, MiB"] = program.temporaries / 2**20 if program.temporaries >= 0 else None
+        if name in (*METHODS, "optax on logits", "tokamax"):
+            record["errors"] = errors(program, args, exact)
+        records.append(record)
+    records[0]["25% valid / all valid"] = masked_ratio(args, rounds)
+    return records
+
+
+HEAD = (
+    "| tokens, width, classes | method | time / optax | time / three products | temporaries, MiB "
+    "| error of loss, hidden, kernel | 25% valid |\n| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def row(record: dict[str, Any]) -> str:
+    def spread(name: str) -> str:
+        return "{:.2f} ({:.2f} to {:.2f})".format(*record[name]) if name in record else ""
+
+    kept = record["temporaries, MiB"]
+    cells = [
+        ", ".join(map(str, record["shape"])) + " " + record["dtype"],
+        record["method"],
+        spread("time / optax"),
+        spread("time / three products"),
+        "" if kept is None else f"{kept:.0f}",
+        ", ".join(f"{e:.0e}" for e in record.get("errors", [])),
+        spread("25% valid / all valid"),
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds for each shape")
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("N", "D", "V"), help="one shape instead of three")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds for each shape")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("N", "D", "V"), help="one shape instead of all")
+    parser.add_argument("--output", type=pathlib.Path, help="where to write the JSON")
     given = parser.parse_args()
-    print("\n".join(f"{name}: {value}" for name, value in environment().items()), end="\n\n")
-    print(
-        "| tokens, width, classes | method | time / optax (quartiles) | temporaries, MiB |\n| --- | --- | --- | --- |"
-    )
-    shapes = [tuple(given.shape)] if given.shape else SHAPES
-    for n, d, v in tqdm(shapes, desc="shapes", unit="shape"):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            keys = jax.random.split(jax.random.key(0), 3)
-            h = jax.random.normal(keys[0], (n, d)).astype(dtype)
-            w = (jax.random.normal(keys[1], (d, v)) / d**0.5).astype(dtype)
-            args = (h, w, jax.random.randint(keys[2], (n,), 0, v))
-            these = programs(args)
-            seconds = interleaved(these, args, given.rounds)
-            for name, program in these.items():
-                middle, low, high = ratio(seconds[name], seconds["optax"])
-                print(
-                    f"| {n}, {d}, {v} {jnp.dtype(dtype)} | {name} | {middle:.2f} ({low:.2f} to {high:.2f}) "
-                    f"| {program.temporaries / 2**20:.0f} |",
-                    flush=True,
-                )
+    on_gpu = jax.default_backend() == "gpu"
+    shapes = [tuple(given.shape)] if given.shape else GPU_SHAPES if on_gpu else SHAPES
+    dtypes = [jnp.bfloat16] if on_gpu else [jnp.float32, jnp.bfloat16]
+    result: dict[str, Any] = {"environment": environment(), "records": []}
+    print("\n".join(f"{name}: {value}" for name, value in result["environment"].items()), end=f"\n\n{HEAD}\n")
+    for shape, dtype in tqdm([(s, t) for s in shapes for t in dtypes], desc="shapes", unit="shape"):
+        records = measure(shape, dtype, given.rounds)
+        print("\n".join(map(row, records)), flush=True)
+        result["records"] += records
+        if given.output:
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            given.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
