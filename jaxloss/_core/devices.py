@@ -26,6 +26,13 @@ def vary(x: Any, axes: tuple[str, ...]) -> Any:
     return getattr(jax.lax, "pvary")(x, axes)  # noqa: B009 (before jax 0.9)
 
 
+def vary_like(x: Any, *others: Any) -> Any:
+    """`x`, marked as differing between devices wherever one of the others does."""
+    axes = frozenset().union(*(varying(jax.typeof(other)) for other in others))
+    missing = tuple(sorted(axes - varying(jax.typeof(x))))
+    return vary(x, missing) if missing else x
+
+
 def over_same_devices(ct: Any, aval: Any) -> Any:
     """The cotangent of a replicated input is the sum over the devices that used it.
 

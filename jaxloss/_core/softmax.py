@@ -27,6 +27,7 @@ from jax import Array, lax
 
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import vary_like
 from jaxloss._core.parts import Part, Weighed, over_devices
 from jaxloss._core.precision import compute_dtype, cotangent, upcast
 
@@ -255,10 +256,13 @@ def slopes(
 
 
 def scores_and_pull(s: Scores, axis: int) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+    # One value for all devices: its gradients are added up over them at the end, not here, where tokens may be skipped.
+    temperature, softcap = (x if x is None else vary_like(x, s.logits) for x in (s.temperature, s.softcap))
+
     def of(logits: Array, temperature: Array | None, softcap: Array | None) -> Array:
         return scores(s._replace(logits=logits, temperature=temperature, softcap=softcap), axis)
 
-    return jax.vjp(of, s.logits, s.temperature, s.softcap)
+    return jax.vjp(of, s.logits, temperature, softcap)
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
