@@ -59,8 +59,8 @@ def check_loss(
       reference: the formula, called like `fn` with float64 NumPy arrays. Without it the numerical derivatives are those
         of `fn` in float64.
       rtol: allowed relative error of the value; derivatives get five times as much, relative to the largest entry.
-      coupled: the examples of a batch are compared with each other, as in contrastive losses: a masked loss must be that
-        of the kept examples alone, and `shard_map` is left to you.
+      coupled: the examples of a batch are compared with each other, as in contrastive losses: a masked loss must be
+        that of the kept examples alone, and `shard_map` is left to you.
       promises: names of the promises to check, all if `None`.
 
     Raises:

@@ -1,0 +1,142 @@
+"""What the contrastive losses have in common: a batch and where the rest of it is, similarities, labels of pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import checkify
+
+from jaxloss._core import checks, stable
+from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.directions import dots, unit
+from jaxloss._core.precision import promote, upcast
+from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.remat import as_one
+
+
+class Batch:
+    """Checked embeddings `[examples, features]`, of which `axis_name` says that other devices have more.
+
+    `embeddings` holds those of this device with zeros where they are dropped, `keep` which of them are kept (`None`:
+    all), and `everyone` gives what all devices have, in their order.
+    """
+
+    def __init__(self, fn: str, where: Any, axis_name: Any, /, **embeddings: Any) -> None:
+        self.fn, self.over = fn, axis_name
+        if axis_name is not None:
+            require_tracked_axis(fn, axis_name)
+        (first, x), *others = embeddings.items()
+        x = _matrix(fn, first, x)
+        others = [checks.same_shape(fn, arg, checks.floating(fn, arg, v), x.shape, first) for arg, v in others]
+        self.size, self.keep = x.shape[0], None
+        if where is not None:
+            self.keep = checks.broadcast(fn, "where", checks.mask(fn, "where", where), (self.size,), "examples")
+        self.embeddings = [self.kept(x) for x in (x, *others)]
+
+    def kept(self, x: Array) -> Array:
+        return x if self.keep is None else fill(self.keep.reshape(-1, *(1,) * (x.ndim - 1)), x)
+
+    def everyone(self, x: Array) -> Array:
+        """In float32 at least, as cotangents are added up over the devices."""
+        if self.over is None:
+            return x
+        return lax.all_gather(upcast(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, self.over, tiled=True)
+
+    def everyone_kept(self) -> Array | None:
+        return None if self.keep is None else self.everyone(self.keep)
+
+    def places(self) -> Array:
+        """Where the examples of this device stand among all."""
+        first = 0 if self.over is None else self.size * lax.axis_index(self.over)
+        return first + jnp.arange(self.size)
+
+    def labels(self, labels: Any) -> Array:
+        """Of groups: any real numbers, of which only equality counts."""
+        given = checks.number(self.fn, "labels", labels)
+        return checks.same_shape(self.fn, "labels", given, (self.size,), "examples")
+
+    def groups(self, labels: Array) -> tuple[Array, Array]:
+        """Which of all examples are positives of each example here, and which are negatives."""
+        same = jnp.expand_dims(labels, 1) == jnp.expand_dims(self.everyone(labels), 0)
+        itself = jnp.expand_dims(self.places(), 1) == jnp.arange(same.shape[1])[None]
+        pairs = ~itself
+        if self.keep is not None:
+            pairs &= jnp.expand_dims(self.keep, 1) & jnp.expand_dims(self.everyone(self.keep), 0)
+        return pairs & same, pairs & ~same
+
+    def losses(self, rule: Callable[..., Array], *operands: Any) -> Array:
+        """`rule(*operands)`, one loss for each example here."""
+        if self.size == 0:
+            return jnp.zeros(0, promote(*self.embeddings)[0].dtype)
+        # What is kept for the backward pass are the embeddings as they came; XLA finds again what it still has.
+        return jax.checkpoint(rule, prevent_cse=False)(*operands)
+
+    def reduce(self, losses: Array, weights: Any, reduction: str, where: Array | None = None) -> Array:
+        over = None if reduction == "none" else self.over
+        keep = self.keep if where is None else where
+        return reduce(losses, where=keep, weights=weights, reduction=reduction, axis_name=over, fn=self.fn)
+
+
+def _matrix(fn: str, arg: str, value: Any) -> Array:
+    x = checks.floating(fn, arg, value)
+    if x.ndim != 2:
+        raise ValueError(f"{fn}: {arg} must have the shape [examples, features], got {x.shape}; use jax.vmap for more")
+    return x
+
+
+def positive_number(fn: str, arg: str, value: Any) -> Array:
+    """A scalar option, learned or not."""
+    checks.in_range(fn, arg, value, 0, math.inf, open_low=True)
+    return scalar(fn, arg, value)
+
+
+def scalar(fn: str, arg: str, value: Any) -> Array:
+    given = checks.number(fn, arg, value)
+    given = given if jnp.issubdtype(given.dtype, jnp.floating) else given.astype(jnp.float32)
+    return checks.same_shape(fn, arg, given, (), "options, a scalar")
+
+
+def similarities(u: Array, v: Array, temperature: Array, normalize: bool = True) -> Array:
+    """Of each row of `u` with each of `v`: the cosine, or the dot product, divided by the temperature."""
+    u, v = (unit(x) if normalize else x for x in promote(u, v))
+    return dots(u, v) / temperature.astype(u.dtype)
+
+
+def log_sum(z: Array, kept: Array) -> tuple[Array, Array]:
+    """log sum exp over what is kept of each row, any finite number where that is nothing, and whether it is."""
+    some = jnp.any(kept, -1)
+    return stable.logsumexp(z, -1, kept | ~jnp.expand_dims(some, 1)), some
+
+
+def softplus(x: Array) -> Array:
+    return as_one(stable.softplus, x)
+
+
+def same(fn: str, labels: Any) -> tuple[Array, Array]:
+    """Labels of pairs, 1 or True where they belong together and -1 or False where not; and which are one of these."""
+    y = checks.number(fn, "labels", labels)
+    if y.dtype == jnp.bool_:
+        return y, jnp.ones_like(y)
+    if jnp.issubdtype(y.dtype, jnp.floating):
+        y = _discrete(fn, y)
+    valid = (y == 1) | (y == -1)
+    return y == 1, valid
+
+
+def require_signs(fn: str, valid: Array) -> None:
+    """For `checkify` with `user_checks`; free when not asked for."""
+    checkify.debug_check(jnp.all(valid), f"{fn}: labels must be 1 or -1")
+
+
+def _discrete(fn: str, labels: Array) -> Array:
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise TypeError(f"{fn}: labels are 1 or -1 and have no gradient; pass jax.lax.stop_gradient(labels)")
+
+    discrete = jax.custom_jvp(lambda y: y)
+    discrete.defjvp(refuse)
+    return discrete(labels)

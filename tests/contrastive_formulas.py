@@ -1,0 +1,94 @@
+"""The contrastive and ranking losses, written as in their papers, for the kinds of numbers of `registry_formulas`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from registry_formulas import Maths
+
+
+def unit(m: Maths, x: Any) -> Any:
+    """x / |x| along the last axis, and 0 for a zero vector. Divided first by the largest entry, for float64's sake."""
+    largest = m.xp.max(abs(x), axis=-1, keepdims=True) if x.shape[-1] else 0 * x.sum(-1, keepdims=True)
+    x = x / m.where(largest == 0, 0 * largest + 1, largest)
+    square = (x * x).sum(-1, keepdims=True)
+    return x / m.where(square == 0, 0 * square + 1, square) ** 0.5
+
+
+def directions(m: Maths, normalize: bool, *embeddings: Any) -> list[Any]:
+    return [unit(m, x) if normalize else x for x in embeddings]
+
+
+def kept_alone(m: Maths, losses: Callable[..., Any], where: Any, weights: Any, *arrays: Any) -> Any:
+    """The losses of the batch that has the kept examples only, 0 for the others."""
+    if where is None:
+        return losses(*arrays) * weights
+    few = losses(*(a[where] for a in arrays))
+    place = np.maximum(np.cumsum(where) - 1, 0)
+    return m.where(where, few[place] * weights, 0 * m.number(1.0))
+
+
+def cross_entropy_of_diagonal(m: Maths, z: Any) -> Any:
+    return m.log_sum_exp(z)[:, 0] - m.xp.diagonal(z)
+
+
+def info_nce_loss(
+    m: Maths,
+    q: Any,
+    k: Any,
+    negatives: Any = None,
+    temperature: Any = 0.07,
+    normalize: bool = True,
+    where: Any = None,
+    weights: Any = 1.0,
+) -> Any:
+    def losses(q: Any, k: Any, *others: Any) -> Any:
+        q, k = directions(m, normalize, q, k)
+        if negatives is None:
+            return cross_entropy_of_diagonal(m, q @ k.T / temperature)
+        (n,) = directions(m, normalize, others[0] if others else negatives)
+        far = (q[:, None] * (n if n.ndim == 3 else n[None])).sum(-1)
+        z = m.xp.concatenate([(q * k).sum(-1)[:, None], far], axis=1) / temperature
+        return m.log_sum_exp(z)[:, 0] - z[:, 0]
+
+    each = [negatives] if negatives is not None and negatives.ndim == 3 else []
+    return kept_alone(m, losses, where, weights, q, k, *each)
+
+
+def n_pair_loss(m: Maths, f: Any, p: Any, l2_weight: Any = 0.0, where: Any = None, weights: Any = 1.0) -> Any:
+    def losses(f: Any, p: Any) -> Any:
+        squares = (f * f).sum(-1) + (p * p).sum(-1)
+        return cross_entropy_of_diagonal(m, f @ p.T) + l2_weight * squares / 2
+
+    return kept_alone(m, losses, where, weights, f, p)
+
+
+def clip_loss(
+    m: Maths, x: Any, y: Any, temperature: Any = 0.07, normalize: bool = True, where: Any = None, weights: Any = 1.0
+) -> Any:
+    def losses(x: Any, y: Any) -> Any:
+        x, y = directions(m, normalize, x, y)
+        z = x @ y.T / temperature
+        return (cross_entropy_of_diagonal(m, z) + cross_entropy_of_diagonal(m, z.T)) / 2
+
+    return kept_alone(m, losses, where, weights, x, y)
+
+
+def siglip_loss(
+    m: Maths,
+    x: Any,
+    y: Any,
+    temperature: Any = 0.1,
+    bias: Any = -10.0,
+    normalize: bool = True,
+    where: Any = None,
+    weights: Any = 1.0,
+) -> Any:
+    def losses(x: Any, y: Any) -> Any:
+        x, y = directions(m, normalize, x, y)
+        z = x @ y.T / temperature + bias
+        return m.softplus(m.where(np.eye(len(x), dtype=bool), -z, z)).sum(-1)
+
+    return kept_alone(m, losses, where, weights, x, y)
