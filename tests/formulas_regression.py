@@ -60,3 +60,24 @@ def robust_loss(m: Maths, x: Any, y: Any = 0.0, alpha: Any = 1.0, scale: Any = 1
     losses = b / general * ((2 * half / b + 1) ** (general / 2) - 1)
     losses = m.where(alpha == 2, half, m.where(alpha == 0, m.log1p(half), losses))
     return weighted(m, m.where(alpha == -np.inf, 1 - m.exp(-half), losses), **given)
+
+
+# Asymmetric and relative
+
+
+def quantile_loss(m: Maths, x: Any, y: Any, quantile: Any = 0.5, **given: Any) -> Any:
+    short, q = y - x, m.number(np.asarray(quantile) if isinstance(quantile, tuple) else quantile)
+    return weighted(m, m.where(short > 0, q * short, (q - 1) * short), **given)
+
+
+def expectile_loss(m: Maths, x: Any, y: Any, expectile: Any = 0.5, **given: Any) -> Any:
+    short, t = y - x, m.number(np.asarray(expectile) if isinstance(expectile, tuple) else expectile)
+    return weighted(m, m.where(short > 0, t * short**2, (1 - t) * short**2), **given)
+
+
+def absolute_percentage_error(m: Maths, x: Any, y: Any, epsilon: Any = 1e-7, **given: Any) -> Any:
+    return weighted(m, abs(x - y) / m.where(abs(y) > epsilon, abs(y), epsilon + 0 * y), **given)
+
+
+def squared_log_error(m: Maths, x: Any, y: Any, **given: Any) -> Any:
+    return weighted(m, (m.log1p(x) - m.log1p(y)) ** 2, **given)

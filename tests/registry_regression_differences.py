@@ -8,7 +8,6 @@ import formulas_regression as formulas
 import numpy as np
 from registry_case import INF, NAN, Case, Edge, equal_pair, normal, scaled
 from registry_regression import (
-    broadcast_targets,
     columns_kept,
     component_weights,
     kept,
@@ -20,6 +19,11 @@ import jaxloss
 
 def wide_apart(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]:
     return [3 * x for x in normal(rng, shape)]
+
+
+def shared_targets(rng: np.random.Generator, shape: tuple[int, ...]) -> list[np.ndarray]:
+    x, y = wide_apart(rng, shape)
+    return [x, y[0]]
 
 
 def each_component(low: float, high: float) -> Any:
@@ -43,7 +47,7 @@ def difference(name: str, options: dict[str, Any], everything: dict[str, Any], *
         given.pop("make", wide_apart),
         "elementwise",
         options={**common, **options},
-        makers={"broadcast targets": broadcast_targets, "no targets": only_predictions},
+        makers={"broadcast targets": shared_targets, "no targets": only_predictions},
         zero=equal_pair,
         accurate=scaled,
         **given,

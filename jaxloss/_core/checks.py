@@ -103,13 +103,16 @@ def static_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
-def in_range(fn: str, arg: str, value: Any, low: float, high: float, *, open_low: bool = False) -> Any:
-    """Check a Python number; a traced one is the caller's responsibility."""
-    if isinstance(value, bool | str):
-        raise TypeError(f"{fn}: {arg} must be a number, got {value!r}")
-    if static_number(value):
-        inside = (low < value if open_low else low <= value) and value <= high
-        if not inside:
-            bounds = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-            raise ValueError(f"{fn}: {arg} must be in {bounds}, got {value}")
+def in_range(
+    fn: str, arg: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> Any:
+    """Check a Python number, or a tuple of them; a traced one is the caller's responsibility."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool | str):
+            raise TypeError(f"{fn}: {arg} must be a number, got {number!r}")
+        if static_number(number):
+            inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
+            if not inside:
+                ends = "(" if open_low else "[", ")" if open_high or math.isinf(high) else "]"
+                raise ValueError(f"{fn}: {arg} must be in {ends[0]}{low:g}, {high:g}{ends[1]}, got {number}")
     return value

@@ -73,35 +73,38 @@ def elementwise(
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.
 
     The first operand, the prediction, must be floating, and has the shape. The others, targets and options alike, are
-    Python numbers, scalars, arrays that broadcast to it, or `None`; they are named as in the signature of the loss. The
-    rule meets them in one dtype, at least float32: scalars as scalars, `None` as it is, the rest in the shape of the
-    prediction and with 1 where they are dropped. What is kept for the backward pass is what came in. `cheap` says that
-    the rule is a few sums, products and comparisons: see `reduce_elements`.
+    Python numbers or tuples of them, scalars, arrays that broadcast to it, or `None`; they are named as in the
+    signature of the loss. The rule meets them in one dtype, at least float32: numbers and scalars as scalars, `None` as
+    it is, the rest in the shape of the prediction and with 1 where they are dropped. What is kept for the backward pass
+    is what came in. `cheap` says that the rule is a few sums, products and comparisons: see `reduce_elements`.
     """
     (first, x), *others = operands.items()
     x = checks.floating(fn, first, x)
-    given = {arg: _array(fn, arg, value, x, first) for arg, value in others if not _is_known(value)}
+    # Python numbers promote nothing: they wait until the dtype is known, and cost nothing.
+    numbers = {arg: value for arg, value in others if value is None or _is_number(value)}
+    tuples = {arg: value for arg, value in others if isinstance(value, tuple) and all(map(_is_number, value))}
+    given = {arg: _array(fn, arg, v, x, first) for arg, v in others if arg not in numbers and arg not in tuples}
+    dtype = compute_dtype(x, *given.values())
+    given |= {arg: _array(fn, arg, jnp.asarray(value, dtype), x, first) for arg, value in tuples.items()}
     if where is not None:
         where = checks.align(fn, "where", checks.mask(fn, "where", where), x.shape, first)
-    dtype = compute_dtype(x, *given.values())
 
     def losses(x: Array, given: dict[str, Array], where: Array | None) -> Array:
-        def ready(arg: str, value: Any) -> Array | None:
-            if arg not in given and arg != first:
-                return None if value is None else jnp.asarray(value, dtype)
+        def ready(arg: str) -> Array | None:
+            if arg in numbers:
+                return None if numbers[arg] is None else jnp.asarray(numbers[arg], dtype)
             # Converted first, as XLA:CPU does not fuse a select of half precision.
             array = given.get(arg, x).astype(dtype)
             return fill(where, jnp.broadcast_to(array, x.shape), 1.0) if array.ndim == x.ndim else array
 
-        return rule(*(ready(arg, value) for arg, value in operands.items()))
+        return rule(*map(ready, operands))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
     return reduce_elements(losses, (x, given, where), cheap=cheap, **common)
 
 
-def _is_known(value: Any) -> bool:
-    """A Python number stays one until the dtype is known: it promotes nothing and costs nothing."""
-    return value is None or isinstance(value, bool | int | float | np.number)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float | np.number)
 
 
 def _array(fn: str, arg: str, value: Any, x: Array, first: str) -> Array:

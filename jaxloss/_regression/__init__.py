@@ -15,8 +15,12 @@ from jaxloss._regression.absolute import absolute_error as absolute_error
 from jaxloss._regression.absolute import epsilon_insensitive_loss as epsilon_insensitive_loss
 from jaxloss._regression.absolute import huber_loss as huber_loss
 from jaxloss._regression.absolute import smooth_l1_loss as smooth_l1_loss
+from jaxloss._regression.asymmetric import expectile_loss as expectile_loss
+from jaxloss._regression.asymmetric import quantile_loss as quantile_loss
 from jaxloss._regression.quadratic import l2_loss as l2_loss
 from jaxloss._regression.quadratic import squared_error as squared_error
+from jaxloss._regression.relative import absolute_percentage_error as absolute_percentage_error
+from jaxloss._regression.relative import squared_log_error as squared_log_error
 from jaxloss._regression.smooth import log_cosh as log_cosh
 from jaxloss._regression.smooth import pseudo_huber_loss as pseudo_huber_loss
 from jaxloss._regression.smooth import robust_loss as robust_loss
