@@ -63,6 +63,7 @@ def asymmetric(option: str) -> dict[str, Any]:
             "several": {option: (0.1, 0.25, 0.5, 0.75, 0.9)},
         },
         "makers": {"broadcast targets": shared_targets, "several": one_target},
+        "shapes": {"several": (8, 5)},
         "zero": equal_pair,
         "accurate": scaled,
         "scales": (1e-6, 1.0, 1e6),

@@ -138,12 +138,16 @@ def test_temporaries(case, dtype, temporaries_on_one_device):
     assert temporaries_on_one_device[f"{case.name} {jnp.dtype(dtype)}"] <= kept + 0.1
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.kind == "elementwise"], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.kind == "elementwise" and c.arguments()[1].dtype.kind == "f"], ids=lambda c: c.name
+)
 def test_targets_broadcast_and_their_gradient_adds_up(case):
     first, *rest = case.arguments()
     small = [r[0] for r in rest]
     losses = case.fn(first, *small)
-    np.testing.assert_array_equal(losses, case.fn(first, *(np.broadcast_to(s, first.shape) for s in small)))
+    want = case.fn(first, *(np.broadcast_to(s, first.shape) for s in small))
+    # The last bit may differ: XLA divides by what is shared by way of its reciprocal.
+    np.testing.assert_allclose(losses, want, rtol=2 * float(jnp.finfo(jnp.float32).eps))
     got = jax.grad(lambda t: jnp.sum(case.fn(first, t, *small[1:])))(jnp.asarray(small[0]))
     full = jax.grad(lambda t: jnp.sum(case.fn(first, t, *small[1:])))(jnp.broadcast_to(small[0], first.shape))
     np.testing.assert_allclose(got, np.sum(full, axis=0), rtol=1e-5)

@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
@@ -106,12 +106,15 @@ def squared_log_error(
 @with_slopes
 def _squared_log(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     from_x, from_y = 1 + x, 1 + y
-    change, quotient = (x - y) / from_y, from_x / from_y
-    near, finite = jnp.abs(change) < 0.5, (quotient > 0) & (quotient < jnp.inf)
-    far = jnp.where(finite, jnp.log(jnp.where(finite, quotient, 1)), jnp.log(from_x) - jnp.log(from_y))
+    lowest = jnp.finfo(x.dtype).min
+    change = stable.used_often((x - y) / from_y, lowest)
+    near = jnp.abs(change) < 0.5
+    quotient = stable.used_often(from_x / jnp.where(near, 1, from_y), lowest)
+    finite = (quotient > 0) & (quotient < jnp.inf)
+    apart = jnp.log(from_x) - jnp.log(from_y)
+    far = jnp.where(finite, jnp.log(jnp.where(finite, quotient, 1)), apart)
     ratio = jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), far)
-    ratio = jnp.where((from_x < 0) | (from_y < 0), jnp.nan, ratio)
-    # An infinite logarithm counts as the largest one: its slope is 0 where the argument is infinite.
-    largest = jnp.finfo(x.dtype).max / 2
-    slope = 2 * jnp.clip(ratio, -largest, largest)
-    return jnp.square(ratio), (slope / from_x, -slope / from_y)
+    ratio = stable.used_often(jnp.where((from_x < 0) | (from_y < 0), jnp.nan, ratio), lowest)
+    # Where the argument is infinite the logarithm counts as the largest number, and the slope is 0.
+    to_x, to_y = (2 * jnp.where(side == jnp.inf, jnp.clip(ratio, -1, 1), ratio) / side for side in (from_x, from_y))
+    return jnp.square(ratio), (to_x, -to_y)
