@@ -1,52 +1,54 @@
-"""`python -m benchmarks [--quick] [--rounds N] [--output FILE]`: the table of README, and its data as JSON."""
+"""`python -m benchmarks [--quick] [--only TEXT] [--rounds N] [--output FOLDER]`: every loss against its peers.
+
+The peer is optax, or plain jax.numpy where optax has no such loss; PyTorch is measured too where it is installed. With
+`--output`, the data are written as JSON, and the table and a figure beside them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import cross_entropy
+from benchmarks.cases import cases
+from benchmarks.figure import draw
 from benchmarks.harness import environment
+from benchmarks.measure import geometric_mean, measure, table
 
-
-def table(records: list[dict[str, Any]]) -> str:
-    lines = [
-        "| integer-label cross-entropy | time / optax | bytes accessed (optax) | temporaries (optax) |",
-        "| --- | --- | --- | --- |",
-    ]
-    for r in records:
-        ours, optax = r["ours"], r["optax"]
-        low, high = r["time ratio quartiles"]
-        lines.append(
-            f"| {r['case']}, {r['mode']} | {r['time ratio']:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {ours['bytes / logits']:.1f} ({optax['bytes / logits']:.1f}) "
-            f"| {ours['temporaries / logits']:.0%} ({optax['temporaries / logits']:.0%}) |"
-        )
-    return "\n".join(lines)
+NOTE = (
+    "Bytes accessed and temporaries in multiples of the predictions' own bytes (XLA's cost model counts the body of a "
+    "loop once); times as a ratio within the run, medians and quartiles. The peer is optax, or plain jax.numpy."
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, under a minute")
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds for each case")
-    parser.add_argument("--output", type=pathlib.Path, help="where to write the JSON")
+    parser.add_argument("--quick", action="store_true", help="one small shape and few rounds, under a minute")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds for each case")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for losses.json, losses.md and losses.png")
     args = parser.parse_args()
-    cases = [c for c in cross_entropy.CASES if not args.quick or c.rows * c.classes < 2**24]
-    rounds = 5 if args.quick else args.rounds
+    chosen = [c for c in cases() if args.only in str(c)]
+    if args.quick:
+        chosen = [c for c in chosen if math.prod(c.shape) < 2**21]
     records: list[dict[str, Any]] = []
-    for case in tqdm(cases, desc="benchmarks", unit="case"):
-        records += cross_entropy.measure(case, rounds)
+    for case in tqdm(chosen, desc="benchmarks", unit="case"):
+        records += measure(case, 3 if args.quick else args.rounds)
     result = {"environment": environment(), "records": records}
+    head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())
+    print(f"{head}\n\n{NOTE}\n\n{table(records)}\n")
+    for key in ("time / peer", "time / torch"):
+        graded = [r for r in records if r["mode"] == "value and gradient"]
+        print(f"value and gradient, geometric mean of {key}: {geometric_mean(graded, key):.2f}")
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    print("\n".join(f"{name}: {value}" for name, value in result["environment"].items()), end="\n\n")
-    print("Bytes and temporaries in multiples of the logits' own bytes; time as a ratio within the run, quartiles.\n")
-    print(table(records))
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "losses.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.output / "losses.md").write_text(f"{NOTE}\n\n{table(records)}\n")
+        draw(records, args.output / "losses.png")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 
 import jax
 
-from benchmarks import cross_entropy as xent
+from benchmarks.cases import TOKENS, VOCABULARY, cases
 from benchmarks.harness import compiled
 
 MOST_BYTES, MOST_TEMPORARIES = 5.6, 0.10  # in multiples of the logits' own bytes; the floor of the first is 3
@@ -15,14 +15,17 @@ MOST_BYTES, MOST_TEMPORARIES = 5.6, 0.10  # in multiples of the logits' own byte
 def main() -> int:
     broken = 0
     print("value and gradient of the mean, in multiples of the logits' bytes: bytes accessed, temporaries")
-    for case in xent.CASES:
-        if case.classes < 8192:
+    for case in cases():
+        if case.loss != "softmax_cross_entropy_with_integer_labels" or (case.use, case.shape) not in (
+            TOKENS,
+            VOCABULARY,
+        ):
             continue
-        logits, labels = jax.eval_shape(lambda case=case: xent.arguments(case))
-        size = logits.size * logits.dtype.itemsize
+        args = jax.eval_shape(case.arguments)
+        size = args[0].size * args[0].dtype.itemsize
         found = {}
-        for name, fun in (("jaxloss", xent.ours), ("optax", xent.peer)):
-            program = compiled(jax.value_and_grad(fun), logits, labels)
+        for name, fun in (("jaxloss", case.ours), ("optax", case.peer)):
+            program = compiled(jax.value_and_grad(fun), *args)
             found[name] = (program.bytes_accessed / size, program.temporaries / size)
         print(f"{case}: " + ", ".join(f"{name} {b:.2f} and {t:.3f}" for name, (b, t) in found.items()))
         bytes_, temporaries = found["jaxloss"]

@@ -1,0 +1,103 @@
+"""What is measured of a case: every implementation of it, compiled and timed in one run."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.harness import Program, compiled, interleaved, ratio, residual_bytes
+
+MODES: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "value": lambda f: f,
+    "value and gradient": jax.value_and_grad,
+}
+
+
+def floor(*args: jax.Array) -> Any:
+    """One read of all inputs for the value, one more and one write of the first for its gradient."""
+    total = sum(jnp.sum(a, dtype=jnp.float32) for a in args)
+    first, *rest = jax.lax.optimization_barrier(args)
+    slope = first
+    for other in rest:
+        slope = slope + other.astype(first.dtype) if other.shape == first.shape else slope
+    return total, slope
+
+
+def torch_program(case: Case, args: tuple[jax.Array, ...], mode: str) -> Program | None:
+    if case.torch is None or not importlib.util.find_spec("torch") or jax.default_backend() != "cpu":
+        return None
+    import torch
+    from torch.nn import functional
+
+    call = case.torch
+
+    def tensor(x: jax.Array) -> torch.Tensor:
+        half = x.dtype == jnp.bfloat16
+        found = torch.from_numpy(np.array(x.astype(jnp.float32) if half else x))
+        return found.to(torch.bfloat16) if half else found if found.is_floating_point() else found.long()
+
+    first, *rest = map(tensor, args)
+    if mode == "value and gradient":
+        first.requires_grad_()
+
+    def run(*_: Any) -> float:
+        value = call(functional, first, *rest)
+        if mode == "value and gradient":
+            torch.autograd.grad(value, first)
+        return value.item()
+
+    return Program(run, math.nan, -1, math.nan)
+
+
+def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
+    """One record for the value and one for value and gradient."""
+    args, records = case.arguments(), []
+    for mode, of in MODES.items():
+        programs = {"jaxloss": compiled(of(case.ours), *args), "peer": compiled(of(case.peer), *args)}
+        if mode == "value and gradient":
+            programs["floor"] = compiled(floor, *args)
+        if (torch := torch_program(case, args, mode)) is not None:
+            programs["torch"] = torch
+        seconds = interleaved(programs, args, rounds)
+        record: dict[str, Any] = {"case": str(case), "mode": mode, "rounds": rounds}
+        record["residuals / prediction"] = residual_bytes(case.ours, *args) / args[0].nbytes
+        for name, program in programs.items():
+            record[name] = {"median seconds": sorted(seconds[name])[rounds // 2]}
+            if name != "jaxloss":
+                record[f"time / {name}"] = ratio(seconds["jaxloss"], seconds[name])
+            if program.temporaries >= 0:
+                record[name] |= {
+                    "bytes / prediction": program.bytes_accessed / args[0].nbytes,
+                    "temporaries / prediction": program.temporaries / args[0].nbytes,
+                    "compile seconds": program.compile_seconds,
+                }
+        records.append(record)
+    return records
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    lines = [
+        "| mean of | time / peer | time / torch | time / floor | bytes (peer) | temporaries (peer) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        times = ["{:.2f} ({:.2f} to {:.2f})".format(*r["time / peer"])]
+        times += [f"{r[key][0]:.2f}" if key in r else "" for key in ("time / torch", "time / floor")]
+        memory = [
+            f"{r['jaxloss'][key]:{form}} ({r['peer'][key]:{form}})"
+            for key, form in (("bytes / prediction", ".1f"), ("temporaries / prediction", ".0%"))
+        ]
+        lines.append("| " + " | ".join([f"{r['case']}, {r['mode']}", *times, *memory]) + " |")
+    return "\n".join(lines)
+
+
+def geometric_mean(records: list[dict[str, Any]], key: str) -> float:
+    logs = [math.log(r[key][0]) for r in records if key in r]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
