@@ -81,3 +81,80 @@ def absolute_percentage_error(m: Maths, x: Any, y: Any, epsilon: Any = 1e-7, **g
 
 def squared_log_error(m: Maths, x: Any, y: Any, **given: Any) -> Any:
     return weighted(m, (m.log1p(x) - m.log1p(y)) ** 2, **given)
+
+
+# Likelihoods on the real line
+
+
+def gaussian_nll(m: Maths, x: Any, y: Any, v: Any, log_variance: bool = False, full: bool = False, **given: Any) -> Any:
+    v = m.exp(v) if log_variance else v
+    constant = m.log(2 * pi(m, x)) / 2 if full else 0 * x
+    return weighted(m, (m.log(v) + (x - y) ** 2 / v) / 2 + constant, **given)
+
+
+def laplace_nll(m: Maths, x: Any, y: Any, scale: Any, full: bool = False, **given: Any) -> Any:
+    constant = m.log(2 + 0 * x) if full else 0 * x
+    return weighted(m, m.log(scale) + abs(x - y) / scale + constant, **given)
+
+
+def student_t_nll(m: Maths, x: Any, y: Any, scale: Any, dof: Any = 4.0, full: bool = False, **given: Any) -> Any:
+    dof = dof + 0 * x
+    normaliser = special(m, "gammaln", dof / 2) - special(m, "gammaln", (dof + 1) / 2) + m.log(dof) / 2
+    constant = m.log(pi(m, x)) / 2 if full else 0 * x
+    tail = (dof + 1) / 2 * m.log1p((x - y) ** 2 / (dof * scale**2))
+    return weighted(m, m.log(scale) + tail + normaliser + constant, **given)
+
+
+def gaussian_crps(m: Maths, x: Any, y: Any, scale: Any, **given: Any) -> Any:
+    z = (x - y) / scale
+    density = m.exp(-(z**2) / 2) / (2 * pi(m, x)) ** 0.5
+    score = z * special(m, "erf", z / m.number(2.0) ** 0.5) + 2 * density - 1 / pi(m, x) ** 0.5
+    return weighted(m, scale * score, **given)
+
+
+def pi(m: Maths, like: Any) -> Any:
+    exact = np.asarray(like).dtype == object if m.xp is np else False
+    return (EXACT_CONTEXT.pi() if exact else np.pi) + 0 * like
+
+
+# Counts and positive quantities
+
+
+def _mean(m: Maths, x: Any, log_input: bool) -> Any:
+    return m.exp(x) if log_input else x
+
+
+def _log_factorial(m: Maths, y: Any, full: bool) -> Any:
+    return special(m, "gammaln", y + 1) if full else 0 * y
+
+
+def poisson_nll(m: Maths, x: Any, y: Any, log_input: bool = True, full: bool = False, **given: Any) -> Any:
+    mean = _mean(m, x, log_input)
+    return weighted(m, mean - m.xlogy(y + 0 * x, mean) + _log_factorial(m, y, full), **given)
+
+
+def negative_binomial_nll(
+    m: Maths, x: Any, y: Any, dispersion: Any = 1.0, log_input: bool = True, full: bool = False, **given: Any
+) -> Any:
+    """Minus the logarithm of the binomial form, with successes of probability 1 / (1 + dispersion * mean)."""
+    mean, r = _mean(m, x, log_input), 1 / (dispersion + 0 * x)
+    success, failure = -m.log1p(mean / r), m.log(mean / r) - m.log1p(mean / r)
+    coefficient = special(m, "gammaln", r + y) - special(m, "gammaln", r)
+    return weighted(m, -coefficient - r * success - m.times(y + 0 * x, failure) + _log_factorial(m, y, full), **given)
+
+
+def gamma_nll(m: Maths, x: Any, y: Any, shape: Any = 1.0, log_input: bool = True, **given: Any) -> Any:
+    k, scale = shape + 0 * x, _mean(m, x, log_input) / (shape + 0 * x)
+    return weighted(m, special(m, "gammaln", k) + k * m.log(scale) - (k - 1) * m.log(y) + y / scale, **given)
+
+
+def tweedie_deviance(m: Maths, x: Any, y: Any, power: Any = 1.5, log_input: bool = True, **given: Any) -> Any:
+    """As McCullagh and Nelder list them, by power."""
+    mean, p = _mean(m, x, log_input), power
+    if p == 1:
+        losses = m.xlogy(y, y / mean) - y + mean
+    elif p == 2:
+        losses = y / mean - 1 - m.log(y / mean)
+    else:
+        losses = y ** (2 - p) / ((1 - p) * (2 - p)) - y * mean ** (1 - p) / (1 - p) + mean ** (2 - p) / (2 - p)
+    return weighted(m, 2 * losses, **given)

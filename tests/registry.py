@@ -11,6 +11,7 @@ import registry_divergences
 import registry_preference
 import registry_regression
 import registry_regression_differences
+import registry_regression_likelihood
 import registry_regression_positive
 from registry_case import Case
 
@@ -20,6 +21,7 @@ CASES: list[Case] = [
     *registry_regression.CASES,
     *registry_regression_differences.CASES,
     *registry_regression_positive.CASES,
+    *registry_regression_likelihood.CASES,
     *registry_classes.CASES,
     *registry_divergences.CASES,
     *registry_preference.CASES,

@@ -67,7 +67,7 @@ def elementwise(
     reduction: str,
     /,
     *,
-    cheap: bool = False,
+    cheap: Any = False,  # a bool, beside operands of any type
     **operands: Any,
 ) -> Array:
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.

@@ -17,6 +17,14 @@ from jaxloss._regression.absolute import huber_loss as huber_loss
 from jaxloss._regression.absolute import smooth_l1_loss as smooth_l1_loss
 from jaxloss._regression.asymmetric import expectile_loss as expectile_loss
 from jaxloss._regression.asymmetric import quantile_loss as quantile_loss
+from jaxloss._regression.counts import gamma_nll as gamma_nll
+from jaxloss._regression.counts import negative_binomial_nll as negative_binomial_nll
+from jaxloss._regression.counts import poisson_nll as poisson_nll
+from jaxloss._regression.counts import tweedie_deviance as tweedie_deviance
+from jaxloss._regression.likelihood import gaussian_crps as gaussian_crps
+from jaxloss._regression.likelihood import gaussian_nll as gaussian_nll
+from jaxloss._regression.likelihood import laplace_nll as laplace_nll
+from jaxloss._regression.likelihood import student_t_nll as student_t_nll
 from jaxloss._regression.quadratic import l2_loss as l2_loss
 from jaxloss._regression.quadratic import squared_error as squared_error
 from jaxloss._regression.relative import absolute_percentage_error as absolute_percentage_error

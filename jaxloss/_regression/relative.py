@@ -106,7 +106,7 @@ def squared_log_error(
 @with_slopes
 def _squared_log(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     from_x, from_y = 1 + x, 1 + y
-    lowest = jnp.finfo(x.dtype).min
+    lowest = float(jnp.finfo(x.dtype).min)
     change = stable.used_often((x - y) / from_y, lowest)
     near = jnp.abs(change) < 0.5
     quotient = stable.used_often(from_x / jnp.where(near, 1, from_y), lowest)

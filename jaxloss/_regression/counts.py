@@ -1,0 +1,324 @@
+"""Negative log-likelihoods and deviances of counts and of positive quantities, with a logarithmic link or without."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from jaxloss._core import checks, stable
+from jaxloss._core.api import loss
+from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
+from jaxloss._regression.special import exp_moments, log_gamma_excess, log_gamma_ratio
+
+Rule = Callable[..., Array]
+
+
+def _links(f: Callable[..., tuple[Array, tuple[Array, ...]]]) -> tuple[Rule, Rule]:
+    """The rule for means, and that for logarithms of means; `f` is told which."""
+    return with_slopes(functools.partial(f, False)), with_slopes(functools.partial(f, True))
+
+
+def _plus_log_factorial(rule: Rule, full: bool) -> Rule:
+    return (lambda x, y, *rest: rule(x, y, *rest) + gammaln(y + 1)) if full else rule
+
+
+def _difference(is_log: bool, x: Array, y: Array) -> Array:
+    """mean - y: near a logarithm of 0 in the digits of that."""
+    near = jnp.abs(x) < 1
+    return jnp.where(near, stable.expm1(jnp.where(near, x, 0)) + (1 - y), jnp.exp(x) - y) if is_log else x - y
+
+
+@loss()
+def poisson_nll(
+    predictions: Float[ArrayLike, "*shape"],
+    targets: Num[ArrayLike, "..."],
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Poisson negative log-likelihood: $\lambda - y\log\lambda$.
+
+    A count of 0 under a rate of 0 costs 0. The gradient in $\log\lambda$ is $\lambda - y$.
+
+    Args:
+      predictions: $\log\lambda$, any shape, or the rate $\lambda \ge 0$ itself.
+      targets: the counts $y \ge 0$, of any real dtype, broadcast to the shape of the predictions.
+      log_input: the predictions are logarithms.
+      full: add $\log y!$, exactly, for any real $y$.
+      where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
+      weights: multiply the losses, broadcast likewise.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a rate below 0.
+
+    Raises:
+      TypeError: predictions are not floating-point, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the predictions, or an unknown reduction.
+
+    Reference: McCullagh, Nelder, "Generalized Linear Models" (1989), chapter 6.
+
+    >>> print(poisson_nll(jnp.log(jnp.array([1.0, 2.0])), jnp.array([3, 2]), full=True).round(4))
+    [2.7918 1.3069]
+    """
+    rule = _plus_log_factorial(_poisson[bool(log_input)], full)
+    return elementwise("poisson_nll", rule, where, weights, reduction, predictions=predictions, targets=targets)
+
+
+@_links
+def _poisson(is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    none = y == 0
+    if is_log:
+        # exp overflows long before the bound, which keeps inf - inf away.
+        losses = jnp.exp(x) - jnp.where(none, 0, y * jnp.minimum(jnp.where(none, 0, x), 1e4))
+        return losses, (_difference(True, x, y), -x)
+    finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
+    log = jnp.log(finite)
+    losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
+    slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
+    return losses, (slope, -jnp.maximum(log, jnp.finfo(x.dtype).min))
+
+
+@loss()
+def negative_binomial_nll(
+    predictions: Float[ArrayLike, "*shape"],
+    targets: Num[ArrayLike, "..."],
+    *,
+    dispersion: float | Array = 1.0,
+    log_input: bool = True,
+    full: bool = False,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Negative binomial negative log-likelihood of counts with mean $\mu$ and variance $\mu + \alpha\mu^2$.
+
+    $(r + y)\log(1 + \alpha\mu) - y\log\mu - \log\frac{\Gamma(r + y)}{\Gamma(r)\,r^y}$ with $r = 1/\alpha$. For $\alpha
+    \to 0$ it is `poisson_nll`, in value and gradient; it is computed so that nothing cancels on the way.
+
+    Args:
+      predictions: $\log\mu$, any shape, or the mean $\mu \ge 0$ itself.
+      targets: the counts $y \ge 0$, of any real dtype, broadcast to the shape of the predictions.
+      dispersion: $\alpha \ge 0$, a number or broadcast likewise.
+      log_input: the predictions are logarithms.
+      full: add $\log y!$.
+      where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
+      weights: multiply the losses, broadcast likewise.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a mean below 0.
+
+    Raises:
+      TypeError: predictions are not floating-point, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the predictions, `dispersion` is negative, or an unknown
+        reduction.
+
+    Reference: Hilbe, "Negative Binomial Regression" (2011), section 8.2: NB2.
+
+    >>> print(negative_binomial_nll(jnp.zeros(2), jnp.array([0, 1]), dispersion=jnp.array([0.0, 1.0])).round(4))
+    [1.     1.3863]
+    """
+    fn = "negative_binomial_nll"
+    checks.in_range(fn, "dispersion", dispersion, 0, math.inf)
+    rule = _plus_log_factorial(_negative_binomial[bool(log_input)], full)
+    operands = {"predictions": predictions, "targets": targets, "dispersion": dispersion}
+    return elementwise(fn, rule, where, weights, reduction, **operands)
+
+
+@_links
+def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    # With a = dispersion * mean, from a below 1 and from 1 / a above: neither overflows.
+    log_mean = x if is_log else jnp.log(x)
+    log_a = jnp.where(dispersion == 0, -jnp.inf, log_mean + jnp.log(dispersion))
+    small = log_a <= 0
+    mean = jnp.exp(x) if is_log else x
+    a = jnp.where(small, dispersion * jnp.where(small, mean, 0), jnp.exp(-jnp.abs(log_a)))
+    first, second = stable.log1p_ratios(a)
+    divisor = jnp.where(small, 1, dispersion)
+    log = jnp.where(small, 0, log_a) + a * first  # of 1 + dispersion * mean
+    over = 1 / (1 + a)
+    # Of mean / (1 + dispersion * mean); nothing is added to the logarithm of a mean of 0 that no count asks for.
+    per_count = jnp.where(small, a * first - log_mean, jnp.log(divisor) + a * first)
+    counted = jnp.where(y == 0, 0, y * jnp.where(y == 0, 0, per_count))
+    gamma, by_count, by_dispersion = log_gamma_ratio(y, dispersion)
+    losses = jnp.where(small, mean * first, log / divisor) + counted - gamma
+    losses = losses if is_log else jnp.where(x < 0, jnp.nan, losses)
+
+    inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / jnp.where(small, 1, x)
+    far = (1 - y * inverse) * over / divisor
+    none = y == 0
+    if is_log:
+        slope = jnp.where(small, _difference(True, jnp.where(small, x, 0), y) * over, far)
+    else:
+        near = jnp.where(none, 1, (x - y) / jnp.where(none, 1, x)) * over
+        slope = jnp.where(small, near, far * inverse)
+    pull = jnp.where(small, mean * over, over / divisor)  # mean / (1 + dispersion * mean)
+    bend = jnp.where(small, jnp.square(mean) * (over - second), (log - over) / jnp.square(divisor))
+    return losses, (
+        slope,
+        jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count,
+        y * pull - bend - by_dispersion,
+    )
+
+
+@loss()
+def gamma_nll(
+    predictions: Float[ArrayLike, "*shape"],
+    targets: Num[ArrayLike, "..."],
+    *,
+    shape: float | Array = 1.0,
+    log_input: bool = True,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Gamma negative log-likelihood: $k\,(\log\mu + y/\mu) - (k-1)\log y - k\log k + \log\Gamma(k)$.
+
+    For positive quantities whose deviation grows with their mean $\mu$: the variance is $\mu^2/k$. With $k = 1$ it is
+    the exponential distribution. The gradient in $\log\mu$ is $k(1 - y/\mu)$. Nothing is left out, so that $k$ can be
+    learned.
+
+    Args:
+      predictions: $\log\mu$, any shape, or the mean $\mu > 0$ itself.
+      targets: $y > 0$, broadcast to the shape of the predictions; 0 is likely, costs `-inf`, for $k < 1$, and
+        impossible, `inf`, for $k > 1$.
+      shape: $k > 0$, a number or broadcast likewise.
+      log_input: the predictions are logarithms.
+      where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
+      weights: multiply the losses, broadcast likewise.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a mean below 0.
+
+    Raises:
+      TypeError: predictions are not floating-point, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the predictions, `shape` is not positive, or an unknown
+        reduction.
+
+    Reference: McCullagh, Nelder, "Generalized Linear Models" (1989), chapter 8.
+
+    >>> print(gamma_nll(jnp.log(jnp.array([2.0, 2.0])), jnp.array([2.0, 1.0]), shape=3.0).round(4))
+    [1.0904 0.9768]
+    """
+    checks.in_range("gamma_nll", "shape", shape, 0, math.inf, open_low=True)
+    operands = {"predictions": predictions, "targets": targets, "shape": shape}
+    return elementwise("gamma_nll", _gamma[bool(log_input)], where, weights, reduction, **operands)
+
+
+@_links
+def _gamma(is_log: bool, x: Array, y: Array, k: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    d = _log_ratio(is_log, x, y)
+    log_mean, log_y = (x if is_log else jnp.log(x)), jnp.log(y)
+    ratio = y * jnp.exp(-x) if is_log else y / x
+    excess, by_shape = log_gamma_excess(k)
+    phi = stable.phi(d)
+    # A small k weighs the logarithms of mean and target unlike; for a large one they belong together.
+    apart = k * (log_mean + ratio - 1) + jnp.where(k == 1, 0, (1 - k) * jnp.where(k == 1, 0, log_y))
+    losses = jnp.where((k <= 2) | (y == 0), apart, k * phi + log_y) + excess
+    slope = -k * stable.expm1(d) if is_log else k * (x - y) / x / x
+    per_mean = jnp.exp(-x) if is_log else 1 / x
+    to_target = k * per_mean - jnp.where(k == 1, 0, (k - 1) / jnp.where(k == 1, 1, y))
+    return losses, (slope, to_target, phi + by_shape)
+
+
+def _log_ratio(is_log: bool, x: Array, y: Array) -> Array:
+    """log(y / mean)."""
+    if is_log:
+        return jnp.log(y) - x
+    change = (y - x) / x
+    near = jnp.abs(change) < 0.5
+    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), jnp.log(y) - jnp.log(x))
+
+
+@loss()
+def tweedie_deviance(
+    predictions: Float[ArrayLike, "*shape"],
+    targets: Num[ArrayLike, "..."],
+    *,
+    power: float = 1.5,
+    log_input: bool = True,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Tweedie deviance: $2\int_\mu^y (y - t)\,t^{-p}\,dt$, for variances that grow like $\mu^p$.
+
+    $p = 1$ is the deviance of Poisson, 2 that of gamma, 3 of the inverse Gaussian; between 1 and 2 zeros are likely and
+    the rest is continuous, as in rainfall or insurance claims. It is 0 where $\mu = y$, and computed without a
+    difference of powers near it. `squared_error` is $p = 0$. The gradient in $\mu$ is $2(\mu - y)\mu^{-p}$.
+
+    Args:
+      predictions: $\log\mu$, any shape, or the mean $\mu > 0$ itself.
+      targets: $y \ge 0$, broadcast to the shape of the predictions; for $p \ge 2$ a target of 0 costs `inf`.
+      power: $p \ge 1$, a Python number: deviances of unlike powers cannot be compared, so it is not learned.
+      log_input: the predictions are logarithms.
+      where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
+      weights: multiply the losses, broadcast likewise.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the predictions, or a scalar; at least float32. NaN for a target or mean below 0.
+
+    Raises:
+      TypeError: predictions are not floating-point, `where` is not boolean, or `power` is no Python number.
+      ValueError: a shape does not broadcast to that of the predictions, `power` is below 1, or an unknown reduction.
+
+    Reference: Jorgensen, "The Theory of Dispersion Models" (1997), chapter 4.
+
+    >>> print(tweedie_deviance(jnp.zeros(3), jnp.array([0.0, 1.0, 4.0])))
+    [4. 0. 4.]
+    """
+    fn = "tweedie_deviance"
+    if not checks.static_number(power):
+        raise TypeError(f"{fn}: power must be a Python number, got {type(power).__name__}; it cannot be learned")
+    checks.in_range(fn, "power", power, 1, math.inf, open_high=True)
+    rule = with_slopes(functools.partial(_tweedie, float(power), bool(log_input)))
+    return elementwise(fn, rule, where, weights, reduction, predictions=predictions, targets=targets)
+
+
+def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    # With d = log(y / mean): mean^(2 - p) times a divided difference of exp at 0, d and (2 - p) d, times 2 d^2. Near
+    # d = 0 that is a power series; elsewhere integrals from 0 to d of exp((1 - p) t) and exp((2 - p) t).
+    log_mean, log_y = (x if is_log else jnp.log(x)), jnp.log(y)
+    none = y == 0
+    d = jnp.where(none, -1, _log_ratio(is_log, x, jnp.where(none, 1, y)))
+    near = jnp.abs(d) < 1 / max(1, p - 2)
+    small = jnp.where(near, d, 0)
+    close = jnp.exp((2 - p) * log_mean) * jnp.square(small) * _tweedie_series(p, small)
+    inner, outer = _scaled_integral(1 - p, log_mean, d), _scaled_integral(2 - p, log_mean, d)
+    crossed = _scaled_integral(1 - p, log_mean, d, jnp.where(none, 0, log_y))
+    far = crossed - outer
+    of_zero = jnp.exp((2 - p) * log_mean) / (2 - p) if p < 2 else jnp.full_like(x, jnp.inf)
+    losses = 2 * jnp.where(none, of_zero, jnp.where(near, close, far))
+    losses = jnp.where(y < 0, jnp.nan, losses)
+
+    if is_log:
+        steep = d > 1
+        change = -jnp.exp((2 - p) * x) * jnp.where(none, -1, stable.expm1(jnp.where(steep, 0, d)))
+        slope = 2 * jnp.where(steep, jnp.exp((2 - p) * x) - jnp.exp(log_y + (1 - p) * x), change)
+    else:
+        slope = 2 * (x - y) * jnp.exp(-p * log_mean)
+    return losses, (slope, jnp.where(none, -jnp.inf, 2 * inner))
+
+
+def _tweedie_series(p: float, d: Array) -> Array:
+    terms, c = (22 if d.dtype == jnp.float64 else 13), 2 - p
+    total = jnp.zeros_like(d)
+    for n in reversed(range(terms)):
+        total = total * d + sum(c**i for i in range(n + 1)) / math.factorial(n + 2)
+    return total
+
+
+def _scaled_integral(c: float, x: Array, d: Array, offset: Array | float = 0.0) -> Array:
+    """exp(offset + c x) times the integral from 0 to d of exp(c t)."""
+    return d * jnp.exp(offset + c * x + jnp.maximum(c * d, 0)) * exp_moments(-jnp.abs(c * d))[0]
