@@ -10,6 +10,7 @@ import registry_contrastive
 import registry_divergences
 import registry_preference
 import registry_regression
+import registry_regression_counts
 import registry_regression_differences
 import registry_regression_likelihood
 import registry_regression_positive
@@ -22,6 +23,7 @@ CASES: list[Case] = [
     *registry_regression_differences.CASES,
     *registry_regression_positive.CASES,
     *registry_regression_likelihood.CASES,
+    *registry_regression_counts.CASES,
     *registry_classes.CASES,
     *registry_divergences.CASES,
     *registry_preference.CASES,

@@ -112,8 +112,8 @@ CASES = [
         "student_t_nll",
         {
             "full": {"full": True},
-            "cauchy": {"dof": 1.0},
-            "large": {"dof": 1e4},
+            "cauchy": {"dof": 1.0, "full": True},
+            "large": {"dof": 50.0},
             "dofs": {"dof": each_component(0.5, 20.0)},
         },
         {"dof": each_component(0.5, 20.0), "full": True},

@@ -7,13 +7,12 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._regression.special import exp_moments, log_gamma_excess, log_gamma_ratio
+from jaxloss._regression.special import exp_moments, log_gamma, log_gamma_excess, log_gamma_ratio
 
 Rule = Callable[..., Array]
 
@@ -24,7 +23,7 @@ def _links(f: Callable[..., tuple[Array, tuple[Array, ...]]]) -> tuple[Rule, Rul
 
 
 def _plus_log_factorial(rule: Rule, full: bool) -> Rule:
-    return (lambda x, y, *rest: rule(x, y, *rest) + gammaln(y + 1)) if full else rule
+    return (lambda x, y, *rest: rule(x, y, *rest) + log_gamma(y + 1)) if full else rule
 
 
 def _difference(is_log: bool, x: Array, y: Array) -> Array:
@@ -207,8 +206,8 @@ def gamma_nll(
 
     Reference: McCullagh, Nelder, "Generalized Linear Models" (1989), chapter 8.
 
-    >>> print(gamma_nll(jnp.log(jnp.array([2.0, 2.0])), jnp.array([2.0, 1.0]), shape=3.0).round(4))
-    [1.0904 0.9768]
+    >>> print(gamma_nll(jnp.log(jnp.array([2.0, 2.0])), jnp.array([2.0, 1.0]), shape=3.0))
+    [1.0904579 0.9767523]
     """
     checks.in_range("gamma_nll", "shape", shape, 0, math.inf, open_low=True)
     operands = {"predictions": predictions, "targets": targets, "shape": shape}

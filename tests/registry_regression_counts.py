@@ -1,0 +1,190 @@
+"""Cases of the likelihoods and deviances of counts and positive quantities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import formulas_regression as formulas
+import numpy as np
+from registry_case import INF, NAN, Case, Edge
+from registry_regression import columns_kept, component_weights, kept
+from registry_regression_differences import each_component
+
+import jaxloss
+
+RNG = np.random.Generator
+Shape = tuple[int, ...]
+
+
+def counts(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [rng.standard_normal(shape), rng.poisson(2.0, shape).astype(float)]
+
+
+def counts_by_mean(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = counts(rng, shape)
+    return [np.exp(x), y]
+
+
+def shared_counts(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = counts(rng, shape)
+    return [x, y[0].astype(np.int8)]
+
+
+def amounts(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [rng.standard_normal(shape), rng.uniform(0.2, 4.0, shape)]
+
+
+def amounts_by_mean(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = amounts(rng, shape)
+    return [np.exp(x), y]
+
+
+def shared_amounts(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = amounts(rng, shape)
+    return [x, y[0]]
+
+
+def of_size(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    """Mean and target of this size."""
+    return [np.log(scale * rng.uniform(0.2, 2.0, shape)), scale * rng.uniform(0.2, 2.0, shape)]
+
+
+def near_the_target(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    """Means that are off by this factor, or nearly right."""
+    x, y = of_size(rng, shape, 10.0)
+    return [np.log(y) + scale * rng.choice([-1, 1], shape) * rng.uniform(0.3, 1.0, shape), y]
+
+
+def right_ones(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [np.zeros(shape), np.ones(shape)]
+
+
+def common(**everything: Any) -> dict[str, Any]:
+    return {
+        "everything": {"where": kept, "weights": component_weights, **everything},
+        "columns kept": {"where": columns_kept},
+        "broadcast targets": {},
+    }
+
+
+NOT_A_NUMBER = Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, NAN]))
+MEAN = {"log_input": False}
+
+CASES = [
+    Case(
+        jaxloss.poisson_nll,
+        formulas.poisson_nll,
+        counts,
+        "elementwise",
+        options={**common(full=True), "full": {"full": True}, "rate": MEAN, "full rate": {"full": True, **MEAN}},
+        makers={"broadcast targets": shared_counts, "rate": counts_by_mean, "full rate": counts_by_mean},
+        nonnegative=False,
+        accurate=of_size,
+        scales=(1e-3, 1.0, 30.0, 1e6),
+        conditioned=0.0,
+        edges=(
+            Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, 0.0])),
+            Edge("nothing", ([-INF, -1e4], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], [INF, 1e4])),
+            Edge("impossible", ([-INF], [2.0]), [INF], ([-2.0], [INF])),
+            Edge("overflow", ([100.0, INF], [3.0, 3.0]), [INF, INF], ([INF, INF], [-100.0, -INF])),
+            Edge("at the rate", ([1e-7], [1.0]), [1.0], ([1e-7], [-1e-7])),
+            Edge("no rate", ([0.0, 0.0], [0.0, 2.0]), [0.0, INF], ([1.0, -INF], "any"), MEAN),
+            Edge("negative rate", ([-1.0, -1.0], [0.0, 1.0]), [NAN, NAN], "any", MEAN),
+            Edge("large rate", ([1e30, INF], [1e30, 1.0]), [1e30 * (1 - np.log(1e30)), INF], ([0.0, 1.0], "any"), MEAN),
+        ),
+    ),
+    Case(
+        jaxloss.negative_binomial_nll,
+        formulas.negative_binomial_nll,
+        counts,
+        "elementwise",
+        options={
+            **common(dispersion=each_component(0.05, 5.0), full=True),
+            "full": {"full": True},
+            "slight": {"dispersion": 0.01},
+            "strong": {"dispersion": 5.0, "full": True},
+            "mean": {"dispersion": 0.5, **MEAN},
+            "full mean": {"full": True, "dispersion": each_component(0.05, 5.0), **MEAN},
+        },
+        makers={"broadcast targets": shared_counts, "mean": counts_by_mean, "full mean": counts_by_mean},
+        nonnegative=False,
+        accurate=of_size,
+        scales=(1e-3, 1.0, 30.0, 1e6),
+        conditioned=0.0,
+        edges=(
+            NOT_A_NUMBER,
+            Edge("nothing", ([-INF, -1e4], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "any")),
+            Edge("impossible", ([-INF], [2.0]), [INF], ([-2.0], "any")),
+            Edge("far", ([100.0, -100.0], [0.0, 1.0]), [100.0, 100.0], ([1.0, -1.0], "any")),
+            Edge("infinite", ([INF], [3.0]), [INF], ([1.0], "any")),
+            Edge(
+                "poisson",
+                ([0.0, 1.0, -INF], [3.0, 0.0, 0.0]),
+                [1.0, np.e, 0.0],
+                ([-2.0, np.e, 0.0], "any"),
+                {"dispersion": 0.0},
+            ),
+            Edge("nearly poisson", ([0.0], [3.0]), [1.0], ([-2.0], [-1.5e-30]), {"dispersion": 1e-30}),
+            Edge("no mean", ([0.0, 0.0], [0.0, 2.0]), [0.0, INF], ([1.0, -INF], "any"), MEAN),
+            Edge("negative mean", ([-1.0, -1.0], [0.0, 1.0]), [NAN, NAN], "any", MEAN),
+        ),
+    ),
+    Case(
+        jaxloss.gamma_nll,
+        formulas.gamma_nll,
+        amounts,
+        "elementwise",
+        options={
+            **common(shape=each_component(0.3, 20.0)),
+            "shape": {"shape": 3.0},
+            "narrow": {"shape": 50.0},
+            "mean": {"shape": 0.5, **MEAN},
+            "means": {"shape": each_component(0.3, 20.0), **MEAN},
+        },
+        makers={"broadcast targets": shared_amounts, "mean": amounts_by_mean, "means": amounts_by_mean},
+        nonnegative=False,
+        accurate=of_size,
+        scales=(1e-6, 1e-3, 1.0, 1e6),
+        conditioned=0.0,
+        edges=(
+            Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, 1.0])),
+            Edge("exponential at 0", ([1.0], [0.0]), [1.0], ([1.0], [np.exp(-1.0)])),
+            Edge("likely zero", ([1.0], [0.0]), [-INF], ([0.5], [INF]), {"shape": 0.5}),
+            Edge("impossible zero", ([1.0], [0.0]), [INF], ([2.0], [-INF]), {"shape": 2.0}),
+            Edge("small mean", ([-100.0], [1.0]), [INF], ([-INF], [INF])),
+            Edge("large mean", ([1e4], [1.0]), [1e4], ([1.0], [0.0])),
+            Edge("negative", ([1.0], [-1.0]), [NAN], "any", {"shape": 2.0}),
+        ),
+    ),
+    Case(
+        jaxloss.tweedie_deviance,
+        formulas.tweedie_deviance,
+        amounts,
+        "elementwise",
+        options={
+            **common(power=1.2),
+            "poisson": {"power": 1.0},
+            "gamma": {"power": 2.0},
+            "inverse gaussian": {"power": 3.0},
+            "steep": {"power": 4.5},
+            "mean": MEAN,
+            "gamma mean": {"power": 2, **MEAN},
+        },
+        makers={"broadcast targets": shared_amounts, "mean": amounts_by_mean, "gamma mean": amounts_by_mean},
+        zero=right_ones,
+        accurate=near_the_target,
+        scales=(1e-4, 1e-2, 1.0, 10.0),
+        conditioned=0.0,
+        edges=(
+            NOT_A_NUMBER,
+            Edge("zero", ([0.0, 2.0], [0.0, 0.0]), [4.0, 4 * np.e], ([2.0, 2 * np.e], [-INF, -INF])),
+            Edge("zero count", ([0.0], [0.0]), [2.0], ([2.0], [-INF]), {"power": 1.0}),
+            Edge("impossible zero", ([0.0], [0.0]), [INF], ([2.0], [-INF]), {"power": 2.0}),
+            Edge("nothing expected", ([-1e4], [0.0]), [0.0], ([0.0], [-INF])),
+            Edge("far", ([60.0], [0.0]), [4 * np.exp(30.0)], ([2 * np.exp(30.0)], [-INF])),
+            Edge("near", ([1e-6], [1.0]), [1.0000003333e-12], ([2.000001e-6], [-2e-6]), {"power": 1.0}),
+            Edge("near in the mean", ([1.0000001192092896], [1.0]), "finite", "finite", MEAN),
+            Edge("negative", ([1.0], [-1.0]), [NAN], "any"),
+        ),
+    ),
+]
