@@ -296,6 +296,55 @@ def z_loss(
     return rows.total(jnp.square(lse), weights, reduction)
 
 
+@loss(arrays=1)
+def entropy(
+    logits: Float[ArrayLike, "*shape"],
+    axis: Axis | None = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    *,
+    weights: Num[ArrayLike, "..."] | None = None,
+    logit_softcap: float | Array | None = None,
+    temperature: float | Array = 1.0,
+    reduction: Reduction = "none",
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Float[Array, "..."]:
+    r"""Entropy of a softmax distribution: $-\sum_k p_k \log p_k$ for $p = \mathrm{softmax}(x)$.
+
+    A bonus for exploration, or minimised for confident predictions. Small entropies keep their digits. Logits may be
+    log-probabilities.
+
+    Args:
+      logits: $x$, any shape; `-inf` rules a class out.
+      axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
+      where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits. What is dropped
+        adds 0 to value and gradient, even if NaN.
+      weights: multiply the entropies, broadcast to their shape.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+      axis_name: inside `jax.shard_map`, the mesh axes that split the classes.
+
+    Returns:
+      The shape of the logits without `axis`, or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the logits, or an option is out of its range.
+
+    Reference: Shannon, "A Mathematical Theory of Communication" (1948).
+
+    >>> print(entropy(jnp.array([0.0, 0.0])))
+    0.6931472
+    >>> print(entropy(jnp.array([0.0, -30.0])))
+    2.900863e-12
+    """
+    rows = Rows("entropy", "logits", logits, axis, where, axis_name)
+    wanted = Wanted(rows.axis, entropy=True, over=axis_name)
+    found = row_statistics(wanted, rows.scores(logit_softcap, temperature), None, None).entropy
+    assert found is not None
+    return rows.total(found, weights, reduction)
+
+
 @loss()
 def smooth_labels(
     labels: Num[ArrayLike, "*shape"],

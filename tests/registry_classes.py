@@ -214,6 +214,25 @@ CASES = [
         ),
     ),
     Case(
+        jaxloss.entropy,
+        formulas.entropy,
+        only_logits,
+        "axis",
+        options={
+            "classes kept": {"where": classes_kept},
+            "two axes": {"axis": (0, 2)},
+            "everything": {"logit_softcap": 5.0, "temperature": 2.0},
+        },
+        shapes=_SHAPES,
+        edges=(
+            Edge("decided", ([[0.0, -INF]],), [0.0], ([[0.0, 0.0]],)),
+            Edge("saturated", ([[1e4, 0.0]],), [0.0], ([[0.0, 0.0]],)),
+            Edge("uniform", ([[1e6, 1e6]],), [np.log(2.0)], ([[0.0, 0.0]],)),
+        ),
+        accurate=scaled_logits,
+        scales=(1.0, 30.0, 1e3),
+    ),
+    Case(
         jaxloss.z_loss,
         formulas.z_loss,
         only_logits,

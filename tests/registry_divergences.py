@@ -120,6 +120,7 @@ _GENERALIZED_EDGES = (
     Edge("zero target", ([[0.0, 0.0]], [[1.0, 0.0]]), [1.0], ([[0.0, 1.0]], [[0.0, -INF]])),
     Edge("zero on both sides", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
 )
+_RENYI_SLOPES = ([[-0.5, 0.5]], [[0.0, 0.0]])
 _LOGIT_EDGES = (
     Edge("equal", ([[1.0, 2.0]], [[1.0, 2.0]]), [0.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
     Edge("shifted", ([[1.0, 2.0]], [[101.0, 102.0]]), [0.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
@@ -191,6 +192,69 @@ CASES = [
         accurate=near_logits,
         scales=(1e-6, 1e-3, 1.0, 30.0),
         conditioned=1.0,
+    ),
+    _measure(
+        jaxloss.total_variation,
+        normal,
+        options=_AXES,
+        edges=(
+            *_LOGIT_EDGES,
+            Edge("target rules a class out", ([[0.0, 0.0]], [[0.0, -INF]]), [0.5], ([[-0.25, 0.25]], [[0.0, 0.0]])),
+            Edge("nothing in common", ([[0.0, -INF]], [[-INF, 0.0]]), [1.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
+            Edge("far apart", ([[1e4, 0.0]], [[0.0, 1e4]]), [1.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
+        ),
+        zero=equal_pair,
+        accurate=near_logits,
+        scales=(1e-6, 1e-3, 1.0, 30.0),
+        conditioned=0.0,
+    ),
+    _measure(
+        jaxloss.hellinger_distance,
+        normal,
+        options=_AXES,
+        edges=(
+            *_LOGIT_EDGES,
+            Edge("target rules a class out", ([[0.0, 0.0]], [[0.0, -INF]]), [np.sqrt(1 - np.sqrt(0.5))]),
+            Edge("nothing in common", ([[0.0, -INF]], [[-INF, 0.0]]), [1.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
+            Edge("far apart", ([[1e4, 0.0]], [[0.0, 1e4]]), [1.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
+        ),
+        zero=equal_pair,
+        accurate=near_logits,
+        scales=(1e-6, 1e-3, 1.0, 30.0),
+        conditioned=0.0,
+    ),
+    _measure(
+        jaxloss.wasserstein_1d,
+        normal,
+        options=_AXES,
+        edges=(
+            *_LOGIT_EDGES,
+            Edge("from end to end", ([[0.0, -INF, -INF]], [[-INF, -INF, 0.0]]), [2.0], ([[0.0] * 3], [[0.0] * 3])),
+            Edge("far apart", ([[1e4, 0.0]], [[0.0, 1e4]]), [1.0], ([[0.0, 0.0]], [[0.0, 0.0]])),
+        ),
+        zero=equal_pair,
+        accurate=near_logits,
+        scales=(1e-6, 1e-3, 1.0, 30.0),
+        conditioned=0.0,
+    ),
+    _measure(
+        jaxloss.renyi_divergence,
+        normal,
+        options={**_AXES, "nearly 1": {"alpha": 0.999}, "everything": {"alpha": 2.5}, "small": {"alpha": 0.01}},
+        edges=(
+            *_LOGIT_EDGES,
+            Edge(
+                "target rules a class out", ([[0.0, 0.0]], [[0.0, -INF]]), [np.log(2.0)], ([[-0.5, 0.5]], [[0.0, 0.0]])
+            ),
+            Edge("prediction rules the target out", ([[0.0, -INF]], [[0.0, 0.0]]), [np.log(2.0)]),
+            Edge("that above 1", ([[0.0, -INF]], [[0.0, 0.0]]), [INF], "any", {"alpha": 2.0}),
+            Edge("nothing in common", ([[0.0, -INF]], [[-INF, 0.0]]), [INF], "any"),
+            Edge("far apart", ([[1e4, 0.0]], [[0.0, 1e4]]), [1e4 - 2 * np.log(2.0)]),
+        ),
+        zero=equal_pair,
+        accurate=near_logits,
+        scales=(1e-6, 1e-3, 1.0, 10.0),
+        conditioned=0.0,
     ),
     Case(
         jaxloss.sigmoid_kl_divergence,

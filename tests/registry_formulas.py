@@ -233,6 +233,42 @@ def softmax_kl_divergence(
     return losses * temperature**2 if scale_by_temperature_squared else losses
 
 
+def _softmaxes(m: Maths, x: Any, y: Any, axis: Any, where: Any) -> tuple[Any, Any]:
+    """Logarithms of both distributions; a row of which nothing is kept is uniform on both sides."""
+    return tuple(log_softmax(m, scores(m, z, where, axis)[0]) for z in (x, y))
+
+
+def total_variation(m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None) -> Any:
+    log_p, log_q = _softmaxes(m, x, y, axis, where)
+    return abs(m.exp(log_p) - m.exp(log_q)).sum(-1) / 2
+
+
+def hellinger_distance(m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None) -> Any:
+    log_p, log_q = _softmaxes(m, x, y, axis, where)
+    return (((m.exp(log_p / 2) - m.exp(log_q / 2)) ** 2).sum(-1) / 2) ** 0.5
+
+
+def wasserstein_1d(m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None) -> Any:
+    log_p, log_q = _softmaxes(m, x, y, axis, where)
+    return abs(m.xp.cumsum(m.exp(log_p) - m.exp(log_q), axis=-1)).sum(-1)
+
+
+def renyi_divergence(m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None, alpha: Any = 0.5) -> Any:
+    log_p, log_q = _softmaxes(m, x, y, axis, where)
+    kept = (m.exp(log_p) > 0) | (m.exp(log_q) > 0)
+    log_p, log_q = (m.where(kept, z, 0 * m.number(1.0)) for z in (log_p, log_q))
+    terms = m.where(kept, m.exp(alpha * log_q + (1 - alpha) * log_p), 0 * m.number(1.0))
+    return m.log(terms.sum(-1)) / (alpha - 1)
+
+
+def entropy(
+    m: Maths, x: Any, axis: Any = -1, where: Any = None, logit_softcap: Any = None, temperature: Any = 1.0
+) -> Any:
+    log_p = log_softmax(m, scores(m, x, where, axis, logit_softcap, temperature)[0])
+    p = m.exp(log_p)
+    return -m.times(p, log_p).sum(-1)
+
+
 def sigmoid_kl_divergence(m: Maths, x: Any, y: Any, temperature: Any = 1.0) -> Any:
     """Of Bernoulli distributions: sum of q (log q - log p) over both outcomes."""
     x, y = x / temperature, y / temperature
