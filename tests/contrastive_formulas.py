@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -92,3 +93,67 @@ def siglip_loss(
         return m.softplus(m.where(np.eye(len(x), dtype=bool), -z, z)).sum(-1)
 
     return kept_alone(m, losses, where, weights, x, y)
+
+
+def of_rows(m: Maths, losses: Any, where: Any = None, weights: Any = 1.0) -> Any:
+    losses = losses * weights
+    return losses if where is None else m.where(where, losses, 0 * losses)
+
+
+def last(m: Maths, x: Any, axis: Any, like: Any) -> Any:
+    """In the shape of `like`, with the axes of the features as one at the end."""
+    x = m.xp.broadcast_to(x, like.shape)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    x = m.xp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    return x.reshape(*x.shape[: x.ndim - len(axes)], math.prod(x.shape[x.ndim - len(axes) :]))
+
+
+def positive_part(m: Maths, x: Any) -> Any:
+    return m.where(x > 0, x, 0 * x)
+
+
+def triplet_margin_loss(
+    m: Maths,
+    a: Any,
+    p: Any,
+    n: Any,
+    axis: Any = -1,
+    norm_degree: Any = 2,
+    margin: Any = 1.0,
+    eps: Any = 1e-6,
+    swap: bool = False,
+    **given: Any,
+) -> Any:
+    a, p, n = (last(m, x, axis, a) for x in (a, p, n))
+
+    def distance(x: Any) -> Any:
+        if norm_degree == np.inf:
+            return m.xp.max(abs(x), axis=-1)
+        return ((abs(x) ** norm_degree).sum(-1) + eps) ** (1 / norm_degree)
+
+    far = distance(a - n)
+    if swap:
+        far = m.where(distance(p - n) < far, distance(p - n), far)
+    return of_rows(m, positive_part(m, distance(a - p) - far + margin), **given)
+
+
+def contrastive_loss(m: Maths, a: Any, b: Any, similar: Any, axis: Any = -1, margin: Any = 1.0, **given: Any) -> Any:
+    square = ((last(m, a, axis, a) - last(m, b, axis, a)) ** 2).sum(-1)
+    short = positive_part(m, margin - square**0.5)
+    similar = m.number(1.0) * similar
+    return of_rows(m, similar * square / 2 + (1 - similar) * short**2 / 2, **given)
+
+
+def cosine_embedding_loss(
+    m: Maths, a: Any, b: Any, labels: Any, axis: Any = -1, margin: Any = 0.0, **given: Any
+) -> Any:
+    cosine = (unit(m, last(m, a, axis, a)) * unit(m, last(m, b, axis, a))).sum(-1)
+    return of_rows(m, m.where(labels == 1, 1 - cosine, positive_part(m, cosine - margin)), **given)
+
+
+def hinge_embedding_loss(m: Maths, d: Any, labels: Any, margin: Any = 1.0, **given: Any) -> Any:
+    return of_rows(m, m.where(labels == 1, d, positive_part(m, margin - d)), **given)
+
+
+def margin_ranking_loss(m: Maths, a: Any, b: Any, labels: Any, margin: Any = 0.0, **given: Any) -> Any:
+    return of_rows(m, positive_part(m, margin - m.where(labels == 1, a - b, b - a)), **given)

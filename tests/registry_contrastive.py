@@ -7,7 +7,7 @@ from typing import Any
 
 import contrastive_formulas as formulas
 import numpy as np
-from registry_case import NAN, Case, Edge, normal
+from registry_case import INF, NAN, Case, Edge, normal
 
 import jaxloss
 
@@ -51,6 +51,96 @@ def weights(rng: RNG, shape: Shape) -> np.ndarray:
     return rng.uniform(0.5, 2.0, matrix(shape)[0])
 
 
+def rows_kept(rng: RNG, shape: Shape) -> np.ndarray:
+    keep = rng.random(shape[:-1]) < 0.7
+    keep.flat[0] = True
+    return keep
+
+
+def kept_elements(rng: RNG, shape: Shape) -> np.ndarray:
+    keep = rng.random(shape) < 0.7
+    keep.flat[0] = True
+    return keep
+
+
+def columns(low: float, high: float) -> Any:
+    return lambda rng, shape: rng.uniform(low, high, shape[-1])
+
+
+def for_rows(low: float, high: float) -> Any:
+    """One number for each row, but for the first axis of the losses."""
+    return lambda rng, shape: rng.uniform(low, high, shape[1:-1] or shape[:-1])
+
+
+def signs(rng: RNG, shape: Shape) -> np.ndarray:
+    return rng.choice([-1, 1], shape).astype(np.int32)
+
+
+def triplets(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [*normal(rng, shape), rng.standard_normal(shape)]
+
+
+def triplets_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    """Positives and negatives on opposite sides: the gradient of an anchor is a sum, and not a difference."""
+    a, signs = scale * rng.standard_normal(shape), rng.choice([-1, 1], shape)
+    return [a, a + scale * signs * rng.uniform(0.5, 2.0, shape), a - scale * signs * rng.uniform(0.5, 2.0, shape)]
+
+
+def triplets_apart(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x = rng.standard_normal(shape)
+    return [x, x.copy(), x + 100.0]
+
+
+def broadcast_negatives(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    a, p, n = triplets(rng, shape)
+    return [a, p, n[0]]
+
+
+def similar_or_not(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [*normal(rng, shape), rng.uniform(0.1, 0.9, shape[:-1])]
+
+
+def similar_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    a, b, similar = similar_or_not(rng, shape)
+    return [scale * a, scale * b, similar]
+
+
+def similar_alike(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x = rng.standard_normal(shape)
+    return [x, x.copy(), np.ones(shape[:-1], np.int32)]
+
+
+def signed_pairs(rng: RNG, shape: Shape, axis: int = -1) -> list[np.ndarray]:
+    return [*normal(rng, shape), signs(rng, tuple(np.delete(shape, axis)))]
+
+
+def signed_pairs_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    a, b, y = signed_pairs(rng, shape)
+    return [scale * a, scale * b, y]
+
+
+def distances(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [rng.uniform(0.0, 2.0, shape), signs(rng, shape)]
+
+
+def distances_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    return [scale * x if x.dtype.kind == "f" else x for x in distances(rng, shape)]
+
+
+def ranked(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    return [*normal(rng, shape), signs(rng, shape)]
+
+
+def ranked_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    a, b, y = ranked(rng, shape)
+    return [scale * a, scale * b, y]
+
+
+def ranked_right(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    a, _, y = ranked(rng, shape)
+    return [a, a - y, y]
+
+
 _SIGMOID = 1 / (1 + math.exp(-1.0))  # of 1
 _LOG = math.log1p(math.exp(-1.0))
 _TINY = 1.8048513878454153e-35  # exp(-80)
@@ -90,6 +180,77 @@ _SIGLIP_EDGES = (
     Edge("a zero", ([[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]]), "finite", "finite"),
     Edge("confident", (_OPPOSED, _OPPOSED), [2 * _TINY] * 2, (_ORIGIN, _ORIGIN), _UNBIASED | {"temperature": 0.0125}),
     Edge("nan", ([[NAN, 1.0]], [[1.0, 1.0]]), [NAN], "any"),
+)
+
+_0, _1 = [[0.0, 0.0]], [[1.0, 0.0]]
+_FIVE = [[3.0, 4.0]]
+_BARE = {"eps": 0.0}
+_ROOT = 2.0 ** (1 / 3)
+_TRIPLET_EDGES = (
+    Edge("identical", (_1, _1, _1), [1.0], (_0, _0, _0)),
+    Edge("identical without eps", (_1, _1, _1), [1.0], (_0, _0, _0), _BARE),
+    Edge("on the hinge", (_0, _0, _1), [0.0], (_0, _0, _0), _BARE),
+    Edge("long", (_0, [[3 * 2.0**100, 4 * 2.0**100]], _0), [5 * 2.0**100], ([[-0.6, -0.8]], [[0.6, 0.8]], _0), _BARE),
+    Edge(
+        "short",
+        (_0, [[3 * 2.0**-100, 4 * 2.0**-100]], _0),
+        [5 * 2.0**-100],
+        ([[-0.6, -0.8]], [[0.6, 0.8]], _0),
+        _BARE | {"margin": 0.0},
+    ),
+    Edge("odd degree", (_0, [[1.0, -1.0]], _0), [3.0], ([[-1.0, 1.0]], [[1.0, -1.0]], _0), _BARE | {"norm_degree": 1}),
+    Edge(
+        "third degree",
+        (_0, [[1.0, -1.0]], _0),
+        [_ROOT + 1],
+        ([[-(_ROOT**-2), _ROOT**-2]], [[_ROOT**-2, -(_ROOT**-2)]], _0),
+        _BARE | {"norm_degree": 3},
+    ),
+    Edge("cusp", (_0, _1, _0), [2.0], ([[-1.0, 0.0]], _1, _0), _BARE | {"norm_degree": 0.5}),
+    Edge("identical with degree 1", (_1, _1, _1), [1.0], (_0, _0, _0), _BARE | {"norm_degree": 1}),
+    Edge("identical with degree 3", (_1, _1, _1), [1.0], (_0, _0, _0), _BARE | {"norm_degree": 3}),
+    Edge("identical at a cusp", (_1, _1, _1), [1.0], (_0, _0, _0), _BARE | {"norm_degree": 0.5}),
+    Edge("largest", (_0, _FIVE, _0), [5.0], ([[0.0, -1.0]], [[0.0, 1.0]], _0), {"norm_degree": INF}),
+    Edge("close to the positive", (_0, _1, _1), [2.0], ([[-1.0, 0.0]], _1, _0), _BARE | {"swap": True}),
+    Edge("nan", (_0, _1, [[NAN, 0.0]]), [NAN], "any"),
+)
+_CONTRASTIVE_EDGES = (
+    Edge("similar and identical", (_1, _1, [1]), [0.0], (_0, _0)),
+    Edge("dissimilar and identical", (_1, _1, [0]), [0.5], (_0, _0)),
+    Edge("beyond the margin", (_0, _FIVE, [0]), [0.0], (_0, _0)),
+    Edge("dissimilar by far", (_0, [[2.0**100, 0.0]], [0]), [0.0], (_0, _0)),
+    Edge("similar by far", (_0, [[2.0**60, 0.0]], [1]), [2.0**119], ([[-(2.0**60), 0.0]], [[2.0**60, 0.0]])),
+    Edge("half", (_0, [[0.5, 0.0]], [0.5]), [0.125], ([[0.0, 0.0]], [[0.0, 0.0]], [0.0])),
+    Edge("neither", (_1, _1, [2]), [NAN], "any"),
+    Edge("sign", (_1, _0, [-1]), [NAN], "any"),
+    Edge("nan", (_1, [[NAN, 0.0]], [0]), [NAN], "any"),
+)
+_COSINE_EDGES = (
+    Edge("same way", (_1, [[2.0, 0.0]], [1]), [0.0], (_0, _0)),
+    Edge("opposed", (_1, [[-2.0, 0.0]], [1]), [2.0], (_0, _0)),
+    Edge("opposed as they should", (_1, [[-2.0, 0.0]], [-1]), [0.0], (_0, _0)),
+    Edge("right angle", (_1, [[0.0, 4.0]], [1]), [1.0], ([[0.0, -1.0]], [[-0.25, 0.0]])),
+    Edge("right angle of a long one", ([[2.0**100, 0.0]], [[0.0, 2.0**-100]], [1]), [1.0], "finite"),
+    Edge("zero together", (_0, _1, [1]), [1.0], (_0, _0)),
+    Edge("zeros together", (_0, _0, [1]), [1.0], (_0, _0)),
+    Edge("zero apart", (_0, _1, [-1]), [0.0], (_0, _0)),
+    Edge("zero apart with a margin", (_0, _1, [-1]), [0.5], (_0, _0), {"margin": -0.5}),
+    Edge("no label", (_1, _1, [0]), [NAN], ([[NAN, NAN]],) * 2),
+    Edge("nan", ([[NAN, 1.0]], _1, [1]), [NAN], "any"),
+)
+_HINGE_EDGES = (
+    Edge("on the hinge", ([1.0], [-1]), [0.0], ([0.0],)),
+    Edge("at distance 0", ([0.0, 0.0], [1, -1]), [0.0, 1.0], ([1.0, -1.0],)),
+    Edge("infinite", ([INF, INF], [1, -1]), [INF, 0.0], ([1.0, 0.0],)),
+    Edge("no label", ([1.0, 0.5], [0, 2]), [NAN, NAN], ([NAN, NAN],)),
+    Edge("nan", ([NAN, NAN], [1, -1]), [NAN, NAN], "any"),
+)
+_RANKING_EDGES = (
+    Edge("tied", ([1.0], [1.0], [1]), [0.0], ([0.0], [0.0])),
+    Edge("tied with a margin", ([1.0], [1.0], [1]), [0.5], ([-1.0], [1.0]), {"margin": 0.5}),
+    Edge("wrong by far", ([-3e38, 3e38], [0.0, 0.0], [1, -1]), [3e38, 3e38], ([-1.0, 1.0], [1.0, -1.0])),
+    Edge("no label", ([1.0], [0.0], [0]), [NAN], ([NAN], [NAN])),
+    Edge("nan", ([NAN], [0.0], [1]), [NAN], "any"),
 )
 
 CASES = [
@@ -133,5 +294,94 @@ CASES = [
         },
         edges=_SIGLIP_EDGES,
         temporaries=(2.5, 6.0),
+    ),
+    Case(
+        jaxloss.triplet_margin_loss,
+        formulas.triplet_margin_loss,
+        triplets,
+        "axis",
+        options={
+            "degree 1": {"norm_degree": 1},
+            "degree 3": {"norm_degree": 3, "eps": 0.0},
+            "below 1": {"norm_degree": 0.5},
+            "swap": {"swap": True},
+            "weighted": {"where": rows_kept, "weights": for_rows(0.5, 2.0), "margin": for_rows(0.5, 2.0)},
+            "first axis": {"axis": 0, "margin": 2.0},
+            "two axes": {"axis": (0, 2)},
+            "broadcast negatives": {},
+            "everything": {"norm_degree": 2.5, "margin": 0.7, "eps": 0.01, "swap": True},
+        },
+        shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
+        makers={"broadcast negatives": broadcast_negatives},
+        edges=_TRIPLET_EDGES,
+        optax="triplet_margin_loss",
+        zero=triplets_apart,
+        accurate=triplets_at,
+        scales=(1e-3, 1.0, 1e3),
+        conditioned=0.0,
+    ),
+    Case(
+        jaxloss.contrastive_loss,
+        formulas.contrastive_loss,
+        similar_or_not,
+        "axis",
+        options={
+            "weighted": {"where": rows_kept, "weights": for_rows(0.5, 2.0), "margin": for_rows(2.0, 5.0)},
+            "first axis": {"axis": 0},
+            "everything": {"margin": 4.0},
+        },
+        shapes={"first axis": (5, 8)},
+        makers={"first axis": lambda rng, shape: [*normal(rng, shape), rng.uniform(0.1, 0.9, shape[1:])]},
+        edges=_CONTRASTIVE_EDGES,
+        zero=similar_alike,
+        accurate=similar_at,
+        scales=(1e-3, 0.3, 30.0),
+        conditioned=0.0,
+    ),
+    Case(
+        jaxloss.cosine_embedding_loss,
+        formulas.cosine_embedding_loss,
+        signed_pairs,
+        "axis",
+        options={
+            "weighted": {"where": rows_kept, "weights": for_rows(0.5, 2.0), "margin": for_rows(-0.5, 0.5)},
+            "first axis": {"axis": 0},
+            "everything": {"margin": -0.3},
+        },
+        shapes={"first axis": (5, 8)},
+        makers={"first axis": lambda rng, shape: signed_pairs(rng, shape, 0)},
+        edges=_COSINE_EDGES,
+        accurate=signed_pairs_at,
+        scales=(1e-12, 1.0, 1e30),
+        conditioned=0.0,
+    ),
+    Case(
+        jaxloss.hinge_embedding_loss,
+        formulas.hinge_embedding_loss,
+        distances,
+        "elementwise",
+        options={
+            "weighted": {"where": kept_elements, "weights": columns(0.5, 2.0), "margin": columns(0.5, 1.5)},
+            "everything": {"margin": 0.7},
+        },
+        edges=_HINGE_EDGES,
+        accurate=distances_at,
+        scales=(1e-3, 1.0, 1e3),
+    ),
+    Case(
+        jaxloss.margin_ranking_loss,
+        formulas.margin_ranking_loss,
+        ranked,
+        "elementwise",
+        options={
+            "weighted": {"where": kept_elements, "weights": columns(0.5, 2.0), "margin": columns(0.5, 1.5)},
+            "broadcast": {},
+            "everything": {"margin": 0.3},
+        },
+        makers={"broadcast": lambda rng, shape: [(r := ranked(rng, shape))[0], r[1][0], r[2][:, :1]]},
+        edges=_RANKING_EDGES,
+        zero=ranked_right,
+        accurate=ranked_at,
+        scales=(1e-3, 1.0, 1e3),
     ),
 ]

@@ -247,7 +247,7 @@ def test_no_classes(case):
     """A sum over nothing is 0; a softmax over nothing does not exist."""
     args = [np.zeros((8, 0), np.float32) if a.ndim == 2 else a for a in case.arguments()]
     if public(case).startswith(("kl", "generalized_kl", "convex_kl", "gaussian", "triplet", "contrastive", "cosine")):
-        np.testing.assert_array_equal(case.fn(*args), case.reference(*args))
+        np.testing.assert_allclose(case.fn(*args), case.reference(*args), rtol=1e-6)
     else:
         with raises(ValueError, public(case), "classes"):
             case.fn(*args)

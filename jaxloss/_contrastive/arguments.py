@@ -1,4 +1,4 @@
-"""What the contrastive losses have in common: a batch and where the rest of it is, similarities, labels of pairs."""
+"""What the losses within a batch have in common: where the rest of the batch is, and similarities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import checkify
 
 from jaxloss._core import checks, stable
 from jaxloss._core.devices import require_tracked_axis
@@ -115,28 +114,3 @@ def log_sum(z: Array, kept: Array) -> tuple[Array, Array]:
 
 def softplus(x: Array) -> Array:
     return as_one(stable.softplus, x)
-
-
-def same(fn: str, labels: Any) -> tuple[Array, Array]:
-    """Labels of pairs, 1 or True where they belong together and -1 or False where not; and which are one of these."""
-    y = checks.number(fn, "labels", labels)
-    if y.dtype == jnp.bool_:
-        return y, jnp.ones_like(y)
-    if jnp.issubdtype(y.dtype, jnp.floating):
-        y = _discrete(fn, y)
-    valid = (y == 1) | (y == -1)
-    return y == 1, valid
-
-
-def require_signs(fn: str, valid: Array) -> None:
-    """For `checkify` with `user_checks`; free when not asked for."""
-    checkify.debug_check(jnp.all(valid), f"{fn}: labels must be 1 or -1")
-
-
-def _discrete(fn: str, labels: Array) -> Array:
-    def refuse(primals: Any, tangents: Any) -> Any:
-        raise TypeError(f"{fn}: labels are 1 or -1 and have no gradient; pass jax.lax.stop_gradient(labels)")
-
-    discrete = jax.custom_jvp(lambda y: y)
-    discrete.defjvp(refuse)
-    return discrete(labels)

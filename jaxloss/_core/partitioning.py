@@ -24,7 +24,8 @@ def divided(*operands: Array) -> bool:
 def undivided(message: str, x: Array, *others: Array) -> Array:
     """`x`; a ValueError where XLA would divide the program, at the latest when it is lowered."""
     meshes = _meshes(x, *others)
-    if any(_axes(mesh, AxisType.Explicit) for mesh in meshes):
+    by_type = any(axis is not None for x in (x, *others) for axis in jax.typeof(x).sharding.spec)
+    if by_type or any(_axes(mesh, AxisType.Explicit) for mesh in meshes):
         raise ValueError(message)
     if meshes and not any(_axes(mesh, AxisType.Auto) for mesh in meshes):
         return x  # inside shard_map

@@ -55,7 +55,7 @@ def sharded(
     Raises:
       TypeError: `mesh` is no mesh.
       ValueError: `loss` takes no hidden states and kernel; when called: there is no mesh, or it lacks an axis; an axis
-        is named twice, or belongs to a `shard_map` around the call; what `loss` raises.
+        is named twice; the call is inside `shard_map`; what `loss` raises.
 
     Reference: Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism"
     (2019), for the vocabulary split between devices.
@@ -92,10 +92,9 @@ def _over_mesh(loss: Callable[..., Any], mesh: Any, tokens: Dims, vocab: tuple[s
 
 
 class Place(NamedTuple):
-    """Where a call happens: a mesh, those of its axes that are ours, and what they split."""
+    """Where a call happens: a mesh, and what its axes split."""
 
     mesh: Any
-    free: frozenset[str]
     tokens: Dims
     vocab: tuple[str, ...]
 
@@ -106,23 +105,22 @@ class Place(NamedTuple):
 
 def _place(mesh: Any, tokens: Dims, vocab: tuple[str, ...]) -> Place:
     around = jax.sharding.get_abstract_mesh()
-    if mesh is None or around.manual_axes:
-        mesh = around
+    if around.manual_axes:
+        raise ValueError(
+            f"sharded: called inside jax.shard_map over {around.manual_axes}; there call the loss itself, with axis_name "
+            "for the vocabulary"
+        )
+    mesh = around if mesh is None else mesh
     if mesh.empty:
         raise ValueError("sharded: there is no mesh; give one, or call it under jax.set_mesh(mesh)")
     seen: set[str] = set()
     for arg, name in [*(("tokens", n) for names in tokens for n in names), *(("vocab", n) for n in vocab)]:
         if name not in mesh.axis_names:
             raise ValueError(f"sharded: {arg} names the axis {name!r}, but those of the mesh are {mesh.axis_names}")
-        if name in around.manual_axes:
-            raise ValueError(
-                f"sharded: the axis {name!r} is one of the jax.shard_map around this call; inside it call the loss "
-                "itself, with axis_name= for the vocabulary"
-            )
         if name in seen:
             raise ValueError(f"sharded: the axis {name!r} is named twice; tokens and vocab split by different axes")
         seen.add(name)
-    return Place(mesh, frozenset(mesh.axis_names) - frozenset(around.manual_axes), tokens, vocab)
+    return Place(mesh, tokens, vocab)
 
 
 _PER_TOKEN, _PER_CLASS = ("labels", "where", "weights"), ("bias", "class_weights")
@@ -234,9 +232,7 @@ def _run(
         return out if out_dims or not axes else jax.lax.psum(out, axes)
 
     specs = {k: _spec(d) for k, d in dims.items()}
-    return jax.shard_map(
-        local, mesh=place.mesh, in_specs=(specs,), out_specs=_spec(out_dims), axis_names=place.free
-    )(arrays)  # fmt: skip
+    return jax.shard_map(local, mesh=place.mesh, in_specs=(specs,), out_specs=_spec(out_dims))(arrays)
 
 
 def _own(x: Array, axes: tuple[str, ...]) -> Array:
