@@ -113,6 +113,19 @@ def test_hessians(method, inner, outer):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_second_derivatives_beside_padding(method):
+    """The last block has no class of the vocabulary."""
+    classes, labels = 96, LABELS % 96
+    padded = KERNEL.at[:, classes:].set(7.0)
+    tangents = numbers(8, N, D), numbers(9, D, V)
+    loss = linear(method, labels=labels, num_classes=classes)
+    got = jax.jit(lambda: jax.jvp(jax.grad(loss, (0, 1)), (HIDDEN, padded), tangents)[1])()
+    inner = jax.grad(lambda h, w: cross_entropy(h, w[:, :classes], labels), (0, 1))
+    want = truth(lambda h, w, *t: jax.jvp(inner, (h, w), t)[1], HIDDEN, padded, *tangents)
+    assert_close(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_transformations(method):
     loss, tangents = linear(method, where=KEEP, z_loss=0.1), (numbers(8, N, D), numbers(9, D, V))
     stacked = jnp.stack([HIDDEN, tangents[0]])

@@ -90,7 +90,7 @@ def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> t
     z, z_dot = jax.jvp(scores, primals, tangents)
     first = _is_first_max(z, stats, axis)
     max_dot = jnp.sum(jnp.where(first, z_dot, 0), axis)
-    others = exp_minus(z, jnp.expand_dims(stats.max, axis)) * (z_dot - jnp.expand_dims(max_dot, axis))
+    others = exp_minus(z, jnp.expand_dims(reference(stats.max), axis)) * (z_dot - jnp.expand_dims(max_dot, axis))
     return stats, RowStats(max_dot, jnp.sum(jnp.where(first, 0, others), axis))
 
 

@@ -220,9 +220,8 @@ def _dense_logits_bwd(layout: str, residuals: Any, g: Array) -> Any:
     # Why a rule: autodiff multiplies the float32 cotangent with the operands in float32, which half precision is not.
     hidden, kernel, bias = residuals
     small = rounded(g, kernel.dtype)
-    to_bias = None if bias is None else jnp.sum(g, 0).astype(bias.dtype)
-    to_h, to_w = to_hidden(small, kernel, layout), to_kernel(small, hidden, layout)
-    return to_h.astype(hidden.dtype), to_w.astype(kernel.dtype), to_bias
+    to_bias = None if bias is None else jnp.sum(g, 0)
+    return to_hidden(small, kernel, layout), to_kernel(small, hidden, layout), to_bias
 
 
 _dense_logits.defvjp(_dense_logits_fwd, _dense_logits_bwd)

@@ -107,8 +107,8 @@ def _place(mesh: Any, tokens: Dims, vocab: tuple[str, ...]) -> Place:
     around = jax.sharding.get_abstract_mesh()
     if around.manual_axes:
         raise ValueError(
-            f"sharded: called inside jax.shard_map over {around.manual_axes}; there call the loss itself, with axis_name "
-            "for the vocabulary"
+            f"sharded: called inside jax.shard_map over {around.manual_axes}; there call the loss itself, with "
+            "axis_name= for the vocabulary"
         )
     mesh = around if mesh is None else mesh
     if mesh.empty:

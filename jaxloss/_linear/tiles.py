@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxloss._core.devices import vary, varying
 from jaxloss._core.precision import compute_dtype
@@ -107,7 +108,16 @@ def _dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     dtype = compute_dtype(a, b)
     if a.dtype != b.dtype:
         a, b = a.astype(dtype), b.astype(dtype)
-    return lax.dot_general(a, b, dims, preferred_element_type=dtype)
+    return lax.dot_general(a, b, dims, preferred_element_type=dtype, out_sharding=_type_of_product(a, b, axes))
+
+
+def _type_of_product(a: Array, b: Array, axes: tuple[int, int]) -> NamedSharding | None:
+    """On explicit axes of a mesh: where the axes are contracted, devices add up."""
+    types = [jax.typeof(x).sharding for x in (a, b)]
+    mesh = next((t.mesh for t in types if not t.mesh.empty and t.mesh.explicit_axes), None)
+    if mesh is None:
+        return None
+    return NamedSharding(mesh, PartitionSpec(*(t.spec[1 - axis] for t, axis in zip(types, axes, strict=True))))
 
 
 def rounded(to_logits: Array, dtype: Any) -> Array:
