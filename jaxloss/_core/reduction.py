@@ -62,18 +62,12 @@ def reduce(
 
 def coefficients(shape: tuple[int, ...], dtype: Any, *, where: Any, weights: Any, reduction: str, fn: str) -> Array:
     """What each loss is multiplied by in `reduce`: the sum of the products is the reduced loss."""
-    factor = reduce(jnp.ones(shape, dtype), where=where, weights=weights, reduction="none", fn=fn)
+    ones = jnp.ones(shape, dtype)
+    factor = reduce(ones, where=where, weights=weights, reduction="none", fn=fn)
     if reduction == "sum":
         return factor
-    return _ratio(factor, denominator(shape, dtype, where=where, weights=weights, fn=fn))
-
-
-def denominator(shape: tuple[int, ...], dtype: Any, *, where: Any, weights: Any, fn: str) -> Array:
-    """What `reduce` divides the sum of losses of this shape by."""
-    ones = jnp.ones(shape, dtype)
-    if weights is None:
-        return _count(ones, where, None)
-    return jnp.sum(reduce(ones, where=where, weights=weights, reduction="none", fn=fn))
+    count = jnp.sum(factor) if weights is not None else _count(ones, where, None)
+    return _ratio(factor, count)
 
 
 def reduce_elements(

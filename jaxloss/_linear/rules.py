@@ -413,7 +413,7 @@ def _fast_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: the three matrix products of the gradient are done while a chunk of logits is at hand.
     found, gradients = residuals
     g = _instantiated(g)
-    to_x = jax.tree.map(lambda v: v * g.astype(v.dtype), gradients)
+    to_x = jax.tree.map(lambda v: v.astype(compute_dtype(v)) * g, gradients)
     square = None if found.lse is None else g * jnp.square(found.lse)
     return to_x, None, Mix(g * found.cross, None if found.spread is None else g * found.spread, square)
 

@@ -17,7 +17,7 @@ from jaxloss._core import api, checks
 from jaxloss._core.arguments import name_of
 from jaxloss._core.devices import vary
 from jaxloss._core.precision import compute_dtype
-from jaxloss._core.reduction import denominator, reduce
+from jaxloss._core.reduction import coefficients
 
 R = TypeVar("R")
 Axes: TypeAlias = str | tuple[str, ...] | None
@@ -142,10 +142,9 @@ def _call(loss: Callable[..., Any], place: Place, given: dict[str, Any]) -> Any:
 
     reduction = options.get("reduction", parameters["reduction"].default if "reduction" in parameters else "none")
     arrays = _per_token(arrays, batch, options.pop("ignore_index", None))
-    count = None
-    if reduction == "mean":
-        where, weights = arrays.get("where"), arrays.get("weights")
-        count = denominator(batch, compute_dtype(arrays["hidden"]), where=where, weights=weights, fn=fn)
+    if reduction == "mean":  # of all devices: what each token counts is known before the devices add up theirs
+        where, weights, dtype = arrays.get("where"), arrays.get("weights"), compute_dtype(arrays["hidden"])
+        arrays["weights"] = coefficients(batch, dtype, where=where, weights=weights, reduction="mean", fn=fn)
         options["reduction"] = "sum"
     vd = options.get("kernel_layout", "dv") == "vd"
     classes = arrays["kernel"].shape[0 if vd else 1]
@@ -158,9 +157,7 @@ def _call(loss: Callable[..., Any], place: Place, given: dict[str, Any]) -> Any:
     arrays = {k: _laid_out(x, dims[k], place) for k, x in arrays.items()}
     out_dims = tokens if reduction == "none" else ()
     out = _run(functools.partial(loss, **options, axis_name=place.vocab or None), place, arrays, dims, out_dims)
-    if reduction == "none":
-        return jax.tree.map(lambda x: _cut(x, batch, place), out)
-    return out if count is None else reduce(out, denominator=count, fn=fn)
+    return jax.tree.map(lambda x: _cut(x, batch, place), out) if reduction == "none" else out
 
 
 def _check(loss: Callable[..., Any], arrays: Mapping[str, Array], options: Mapping[str, Any]) -> None:
