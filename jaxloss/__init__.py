@@ -1,7 +1,8 @@
 """jaxloss: loss functions for JAX whose gradients were designed, not just derived."""
 
-from jaxloss._binary import sigmoid_binary_cross_entropy
+from jaxloss._binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss._contrastive import (
+    circle_loss,
     clip_loss,
     contrastive_loss,
     cosine_embedding_loss,
@@ -9,7 +10,9 @@ from jaxloss._contrastive import (
     info_nce_loss,
     margin_ranking_loss,
     n_pair_loss,
+    ntxent,
     siglip_loss,
+    supervised_contrastive_loss,
     triplet_margin_loss,
 )
 from jaxloss._core.autodiff import custom_vjp
@@ -28,6 +31,17 @@ from jaxloss._divergence import (
     wasserstein_1d,
 )
 from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_statistics, sharded
+from jaxloss._margin import (
+    hinge_loss,
+    make_fenchel_young_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multiclass_sparsemax_loss,
+    perceptron_loss,
+    soft_margin_loss,
+    sparsemax_loss,
+    squared_hinge_loss,
+)
 from jaxloss._multiclass import (
     entropy,
     nll_loss,
@@ -77,6 +91,7 @@ __version__ = "0.1.0"
 __all__ = [
     "absolute_error",
     "absolute_percentage_error",
+    "circle_loss",
     "clip_loss",
     "contrastive_loss",
     "convex_kl_divergence",
@@ -94,6 +109,7 @@ __all__ = [
     "generalized_kl_divergence",
     "hellinger_distance",
     "hinge_embedding_loss",
+    "hinge_loss",
     "huber_loss",
     "info_nce_loss",
     "js_divergence",
@@ -106,11 +122,17 @@ __all__ = [
     "linear_log_probs",
     "linear_statistics",
     "log_cosh",
+    "make_fenchel_young_loss",
     "margin_ranking_loss",
+    "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
     "n_pair_loss",
     "negative_binomial_nll",
     "nll_loss",
+    "ntxent",
     "orpo_loss",
+    "perceptron_loss",
     "poisson_nll",
     "policy_gradient_loss",
     "pseudo_huber_loss",
@@ -122,16 +144,21 @@ __all__ = [
     "sharded",
     "siglip_loss",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
     "sigmoid_kl_divergence",
     "simpo_loss",
     "smooth_l1_loss",
     "smooth_labels",
+    "soft_margin_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_kl_divergence",
+    "sparsemax_loss",
     "squared_error",
+    "squared_hinge_loss",
     "squared_log_error",
     "student_t_nll",
+    "supervised_contrastive_loss",
     "total_variation",
     "triplet_margin_loss",
     "tweedie_deviance",

@@ -157,3 +157,80 @@ def hinge_embedding_loss(m: Maths, d: Any, labels: Any, margin: Any = 1.0, **giv
 
 def margin_ranking_loss(m: Maths, a: Any, b: Any, labels: Any, margin: Any = 0.0, **given: Any) -> Any:
     return of_rows(m, positive_part(m, margin - m.where(labels == 1, a - b, b - a)), **given)
+
+
+def groups(m: Maths, labels: Any) -> tuple[Any, Any]:
+    """Positives and negatives of each example."""
+    labels = m.xp.asarray(labels)
+    same = labels[:, None] == labels[None]
+    return same & ~np.eye(len(labels), dtype=bool), ~same
+
+
+def chosen(m: Maths, mask: Any, x: Any) -> Any:
+    """The sum of what the mask has of each row."""
+    return m.where(mask, x, m.number(0.0)).sum(-1)
+
+
+def positive_or_one(m: Maths, x: Any) -> Any:
+    return m.where(x > 0, x, 0 * x + 1)
+
+
+def log_sum(m: Maths, mask: Any, z: Any) -> Any:
+    """log sum exp of what the mask has of each row, and 0 where that is nothing."""
+    top = m.xp.max(m.where(mask, z, m.number(-np.inf)), axis=-1, keepdims=True)
+    z = m.where(mask, z - m.where(mask.any(-1, keepdims=True), top, 0 * z), m.number(-np.inf))
+    total = m.log(positive_or_one(m, m.exp(z).sum(-1)))
+    return m.where(mask.any(-1), total + m.where(mask.any(-1), top[:, 0], 0 * total), 0 * total)
+
+
+def ntxent(m: Maths, x: Any, labels: Any, temperature: Any = 0.07, where: Any = None) -> Any:
+    if where is not None:
+        x, labels = x[where], labels[where]
+    z = unit(m, x) @ unit(m, x).T / temperature
+    positive, negative = groups(m, labels)
+    losses = m.where(negative.any(-1)[:, None], m.softplus(log_sum(m, negative, z)[:, None] - z), 0 * z)
+    count = positive.sum()
+    return chosen(m, positive, losses).sum() / m.where(count > 0, count, 1)
+
+
+def supervised_contrastive_loss(
+    m: Maths,
+    x: Any,
+    labels: Any,
+    temperature: Any = 0.07,
+    variant: str = "out",
+    where: Any = None,
+    weights: Any = 1.0,
+) -> Any:
+    def losses(x: Any, labels: Any) -> Any:
+        z = unit(m, x) @ unit(m, x).T / temperature
+        positive, negative = groups(m, labels)
+        count = positive_or_one(m, positive.sum(-1) * m.number(1.0))
+        total = log_sum(m, positive | negative, z)
+        if variant == "out":
+            each = chosen(m, positive, total[:, None] - z) / count
+        else:
+            each = total - log_sum(m, positive, z) + m.log(count)
+        return m.where(positive.any(-1), each, 0 * each)
+
+    return kept_alone(m, losses, where, weights, x, labels)
+
+
+def circle_loss(
+    m: Maths,
+    x: Any,
+    labels: Any,
+    margin: Any = 0.4,
+    gamma: Any = 80.0,
+    where: Any = None,
+    weights: Any = 1.0,
+) -> Any:
+    def losses(x: Any, labels: Any) -> Any:
+        s = unit(m, x) @ unit(m, x).T
+        positive, negative = groups(m, labels)
+        near = -gamma * positive_part(m, 1 + margin - s) * (s - (1 - margin))
+        far = gamma * positive_part(m, s + margin) * (s - margin)
+        each = m.softplus(log_sum(m, positive, near) + log_sum(m, negative, far))
+        return m.where(positive.any(-1) & negative.any(-1), each, 0 * each)
+
+    return kept_alone(m, losses, where, weights, x, labels)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import registry_classes
 import registry_contrastive
 import registry_divergences
+import registry_focal
+import registry_margin
 import registry_preference
 import registry_regression
 import registry_regression_counts
@@ -26,13 +28,15 @@ CASES: list[Case] = [
     *registry_regression_counts.CASES,
     *registry_classes.CASES,
     *registry_divergences.CASES,
+    *registry_focal.CASES,
+    *registry_margin.CASES,
     *registry_preference.CASES,
     *registry_contrastive.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 
 # Public names that are not losses: their own test files hold them to account.
-UTILITIES = {"custom_vjp", "reduce", "smooth_labels"}
+UTILITIES = {"make_fenchel_young_loss", "custom_vjp", "reduce", "smooth_labels"}
 UTILITIES |= {"linear_cross_entropy", "linear_log_probs", "linear_statistics"}  # test_linear.py
 UTILITIES |= {"sharded"}  # test_linear_sharded.py
 

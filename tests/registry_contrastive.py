@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -141,6 +142,18 @@ def ranked_right(rng: RNG, shape: Shape) -> list[np.ndarray]:
     return [a, a - y, y]
 
 
+def in_groups(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """Groups of two and three."""
+    n, features = matrix(shape)
+    return [rng.standard_normal((n, features)) + 0.5, (np.arange(n) % 3).astype(np.int32)]
+
+
+@functools.wraps(jaxloss.circle_loss)
+def circle_with_moving_weights(*args: Any, **options: Any) -> Any:
+    """Whose gradient is the derivative of the loss; `test_contrastive.py` has the paper's."""
+    return jaxloss.circle_loss(*args, **{"constant_weights": False, **options})
+
+
 _SIGMOID = 1 / (1 + math.exp(-1.0))  # of 1
 _LOG = math.log1p(math.exp(-1.0))
 _TINY = 1.8048513878454153e-35  # exp(-80)
@@ -151,6 +164,7 @@ _IN_BATCH_OPTIONS: dict[str, Any] = {
     "kept": {"where": kept, "weights": weights, "temperature": 0.2},
     "everything": {"temperature": 2.0, "normalize": False},
 }
+_EVEN = {"gamma": 1.0, "margin": 0.0}
 _UNEQUAL = [[2.0**60, 0.0], [0.0, 2.0**-60]], [[2.0**-60, 0.0], [0.0, 2.0**60]]
 
 
@@ -251,6 +265,40 @@ _RANKING_EDGES = (
     Edge("wrong by far", ([-3e38, 3e38], [0.0, 0.0], [1, -1]), [3e38, 3e38], ([-1.0, 1.0], [1.0, -1.0])),
     Edge("no label", ([1.0], [0.0], [0]), [NAN], ([NAN], [NAN])),
     Edge("nan", ([NAN], [0.0], [1]), [NAN], "any"),
+)
+_TWO = [[1.0, 0.0], [4.0, 0.0], [0.0, 1.0], [0.0, 2.0]]
+_CALM = [[0.0, 0.0]] * 4
+_NTXENT_EDGES = (
+    Edge("no positives", (_TWO, [0, 1, 2, 3]), 0.0, (_CALM,)),
+    Edge("no negatives", (_TWO, [0, 0, 0, 0]), 0.0, (_CALM,)),
+    Edge("one example", (_1, [0]), 0.0, (_0,)),
+    Edge("two pairs", (_TWO, [0, 0, 1, 1]), math.log(1 + 2 * math.exp(-1.0)), "finite", {"temperature": 1.0}),
+    Edge("all alike", ([[1.0, 0.0]] * 4, [0, 0, 1, 1]), math.log(3.0), (_CALM,)),
+    Edge("zeros", (_CALM, [0, 0, 1, 1]), math.log(3.0), (_CALM,)),
+    Edge("confident", (_OPPOSED + _OPPOSED, [0, 1, 0, 1]), 2 * _TINY, (_CALM,), {"temperature": 0.025}),
+    Edge("nan without negatives", ([[NAN, 1.0], [1.0, 0.0]], [0, 0]), NAN, "any"),
+    Edge("nan", ([[NAN, 1.0], *_TWO[1:]], [0, 0, 1, 1]), NAN, "any"),
+)
+_SUPERVISED_EDGES = (
+    Edge("no positives", (_TWO, [0, 1, 2, 3]), [0.0] * 4, (_CALM,)),
+    Edge("one example", (_1, [0]), [0.0], (_0,)),
+    Edge("no negatives", (_TWO[:2], [0, 0]), [0.0] * 2, (_CALM[:2],)),
+    Edge("two pairs", (_TWO, [0, 0, 1, 1]), [math.log(1 + 2 * math.exp(-1.0))] * 4, "finite", {"temperature": 1.0}),
+    Edge("all alike", ([[1.0, 0.0]] * 4, [0, 0, 1, 1]), [math.log(3.0)] * 4, (_CALM,)),
+    Edge("zeros", (_CALM, [0, 0, 1, 1]), [math.log(3.0)] * 4, (_CALM,)),
+    Edge("zeros inside", (_CALM, [0, 0, 0, 1]), [math.log(3.0)] * 3 + [0.0], (_CALM,), {"variant": "in"}),
+    Edge("no positives inside", (_TWO, [0, 1, 2, 3]), [0.0] * 4, (_CALM,), {"variant": "in"}),
+    Edge("no negatives inside", (_TWO[:2], [0, 0]), [0.0] * 2, (_CALM[:2],), {"variant": "in"}),
+    Edge("confident", (_OPPOSED + _OPPOSED, [0, 1, 0, 1]), [2 * _TINY] * 4, (_CALM,), {"temperature": 0.025}),
+    Edge("nan", ([[NAN, 1.0], *_TWO[1:]], [0, 0, 1, 1]), [NAN] * 4, "any"),
+)
+_CIRCLE_EDGES = (
+    Edge("no positives", (_TWO, [0, 1, 2, 3]), [0.0] * 4, (_CALM,)),
+    Edge("no negatives", (_TWO, [0, 0, 0, 0]), [0.0] * 4, (_CALM,)),
+    Edge("one example", (_1, [0]), [0.0], (_0,)),
+    Edge("zeros", (_CALM, [0, 0, 1, 1]), [math.log(1 + 2 * math.exp(1.0))] * 4, (_CALM,), _EVEN),
+    Edge("opposed", (_OPPOSED + _OPPOSED, [0, 1, 0, 1]), [math.log(3.0)] * 4, (_CALM,), {"margin": 0.0}),
+    Edge("nan", ([[NAN, 1.0], *_TWO[1:]], [0, 0, 1, 1]), [NAN] * 4, "any"),
 )
 
 CASES = [
@@ -383,5 +431,36 @@ CASES = [
         zero=ranked_right,
         accurate=ranked_at,
         scales=(1e-3, 1.0, 1e3),
+    ),
+    Case(
+        jaxloss.ntxent,
+        formulas.ntxent,
+        in_groups,
+        "total",
+        options={"cold": {"temperature": 0.02}, "kept": {"where": kept}, "everything": {"temperature": 0.5}},
+        edges=_NTXENT_EDGES,
+        optax="ntxent",
+    ),
+    Case(
+        jaxloss.supervised_contrastive_loss,
+        formulas.supervised_contrastive_loss,
+        in_groups,
+        "batch",
+        options={
+            "inside": {"variant": "in"},
+            "kept": {"where": kept, "weights": weights, "temperature": 0.2},
+            "everything": {"variant": "in", "temperature": 0.5},
+        },
+        edges=_SUPERVISED_EDGES,
+        temporaries=(2.5, 6.0),
+    ),
+    Case(
+        circle_with_moving_weights,
+        formulas.circle_loss,
+        in_groups,
+        "batch",
+        options={"kept": {"where": kept, "weights": weights}, "everything": {"margin": 0.25, "gamma": 10.0}},
+        edges=_CIRCLE_EDGES,
+        temporaries=(3.25, 6.5),
     ),
 ]

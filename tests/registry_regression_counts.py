@@ -55,6 +55,22 @@ def near_the_target(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
     return [np.log(y) + scale * rng.choice([-1, 1], shape) * rng.uniform(0.3, 1.0, shape), y]
 
 
+def off_target(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """Not nearly right, where the logarithm of the target has no digits to spare."""
+    y = rng.uniform(0.2, 4.0, shape)
+    return [np.log(y) + rng.choice([-1, 1], shape) * rng.uniform(0.4, 1.5, shape), y]
+
+
+def off_target_mean(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = off_target(rng, shape)
+    return [np.exp(x), y]
+
+
+def off_shared_target(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    x, y = off_target(rng, shape)
+    return [x - np.log(y) + np.log(y[0]), y[0]]
+
+
 def right_ones(rng: RNG, shape: Shape) -> list[np.ndarray]:
     return [np.zeros(shape), np.ones(shape)]
 
@@ -101,7 +117,8 @@ CASES = [
         options={
             **common(dispersion=each_component(0.05, 5.0), full=True),
             "full": {"full": True},
-            "slight": {"dispersion": 0.01},
+            "broadcast targets": {"full": True},
+            "slight": {"dispersion": 0.01, "full": True},
             "strong": {"dispersion": 5.0, "full": True},
             "mean": {"dispersion": 0.5, **MEAN},
             "full mean": {"full": True, "dispersion": each_component(0.05, 5.0), **MEAN},
@@ -159,7 +176,7 @@ CASES = [
     Case(
         jaxloss.tweedie_deviance,
         formulas.tweedie_deviance,
-        amounts,
+        off_target,
         "elementwise",
         options={
             **common(power=1.2),
@@ -170,7 +187,7 @@ CASES = [
             "mean": MEAN,
             "gamma mean": {"power": 2, **MEAN},
         },
-        makers={"broadcast targets": shared_amounts, "mean": amounts_by_mean, "gamma mean": amounts_by_mean},
+        makers={"broadcast targets": off_shared_target, "mean": off_target_mean, "gamma mean": off_target_mean},
         zero=right_ones,
         accurate=near_the_target,
         scales=(1e-4, 1e-2, 1.0, 10.0),

@@ -15,6 +15,7 @@ import jaxloss
 ROWS, CLASSES = 8, 40
 INTEGER = jaxloss.softmax_cross_entropy_with_integer_labels
 DENSE = jaxloss.softmax_cross_entropy
+Z_LOSS = jaxloss.z_loss
 OPTIONS = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.1},
@@ -166,20 +167,35 @@ def collectives(program):
     return [(kind, dims) for _, dims, kind in COLLECTIVE.findall(program.as_text())]
 
 
-@pytest.mark.parametrize("how", ["shard_map", "jit"])
-@pytest.mark.parametrize("loss", [INTEGER, DENSE], ids=["integer", "dense"])
-def test_nothing_of_the_size_of_the_logits_is_sent(mesh, how, loss):
-    y = targets(loss)
-    f = split(mesh, loss, loss is DENSE) if how == "shard_map" else whole(loss)
+@pytest.mark.parametrize("name", ["plain", "everything"])
+@pytest.mark.parametrize("how", ["shard_map", "jit", "explicit"])
+@pytest.mark.parametrize("loss", [INTEGER, DENSE, Z_LOSS], ids=["integer", "dense", "z_loss"])
+def test_nothing_of_the_size_of_the_logits_is_sent(mesh, how, loss, name):
+    if how == "explicit":
+        mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    f = total(mesh, loss, how, OPTIONS[name])
     place = functools.partial(NamedSharding, mesh)
     x = jax.device_put(numbers(0, ROWS, CLASSES), place(P("data", "model")))
-    y = jax.device_put(y, place(P("data", "model") if loss is DENSE else P("data")))
-    program = jax.jit(jax.value_and_grad(lambda x: jnp.sum(f(x, y, None)))).lower(x).compile()
+    y = jax.device_put(targets(loss), place(P("data", "model") if loss is DENSE else P("data")))
+    c = jax.device_put(jnp.abs(numbers(2, CLASSES)) + 0.5, place(P("model"))) if name == "everything" else None
+    program = jax.jit(jax.value_and_grad(f)).lower(x, y, c).compile()
     found = collectives(program)
     assert found
     for kind, dims in found:
         size = np.prod([int(d) for d in dims.split(",") if d])
         assert kind == "all-reduce" and size <= 4 * ROWS, (kind, dims)
+    got = program(x, y, c)
+    x, y, c = (None if a is None else np.asarray(a) for a in (x, y, c))
+    assert_close(got, jax.value_and_grad(total(mesh, loss, "jit", OPTIONS[name]))(x, y, c))
+
+
+def total(mesh, loss, how, options):
+    """The sum of the losses, inside `shard_map` or divided by XLA."""
+    if loss is Z_LOSS:
+        options = {k: v for k, v in options.items() if k in ("logit_softcap", "temperature")}
+        loss = lambda x, y, **given: Z_LOSS(x, **{k: v for k, v in given.items() if k != "class_weights"})  # noqa: E731
+    f = split(mesh, loss, loss is DENSE, **options) if how == "shard_map" else whole(loss, **options)
+    return lambda x, y, c: jnp.sum(f(x, y, c))
 
 
 def test_explicit_axes():

@@ -1,5 +1,8 @@
 """Contrastive and metric learning: embeddings that should be close, and embeddings that should not."""
 
+from jaxloss._contrastive.groups import circle_loss as circle_loss
+from jaxloss._contrastive.groups import ntxent as ntxent
+from jaxloss._contrastive.groups import supervised_contrastive_loss as supervised_contrastive_loss
 from jaxloss._contrastive.in_batch import clip_loss as clip_loss
 from jaxloss._contrastive.in_batch import info_nce_loss as info_nce_loss
 from jaxloss._contrastive.in_batch import n_pair_loss as n_pair_loss

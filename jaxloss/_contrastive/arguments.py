@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,10 +106,25 @@ def similarities(u: Array, v: Array, temperature: Array, normalize: bool = True)
     return dots(u, v) / temperature.astype(u.dtype)
 
 
-def log_sum(z: Array, kept: Array) -> tuple[Array, Array]:
-    """log sum exp over what is kept of each row, any finite number where that is nothing, and whether it is."""
-    some = jnp.any(kept, -1)
-    return stable.logsumexp(z, -1, kept | ~jnp.expand_dims(some, 1)), some
+class SumExp(NamedTuple):
+    """The sum of exp over some of each row: `factor` times the exponential of `top`, the largest of them."""
+
+    top: Array
+    factor: Array
+    some: Array  # is there anything in the sum; else the others are any finite numbers
+
+    @classmethod
+    def of(cls, z: Array, kept: Array) -> SumExp:
+        some = jnp.any(kept, 1)
+        stats = stable.row_stats((z, kept | ~some[:, None]), 1, lambda x: jnp.where(x[1], x[0], -jnp.inf))
+        return cls(stats.max, 1 + stats.rest, some)
+
+
+def log1p_exp(x: Array, factor: Array) -> Array:
+    """log(1 + factor exp(x)), to all digits of x."""
+    far = x > 40
+    near = jnp.log1p(factor * jnp.exp(jnp.where(far, 0, x)))
+    return jnp.where(far, x + jnp.log(factor + jnp.exp(-jnp.where(far, x, 40))), near)
 
 
 def softplus(x: Array) -> Array:

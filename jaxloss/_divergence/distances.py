@@ -270,7 +270,7 @@ _TOTAL_VARIATION = Form(lambda c, axis: jnp.sum(jnp.abs(c.difference), axis) / 2
 
 
 def _centred(sides: Callable[[Pair, Array, int], tuple[Array, Array]]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Sums and slopes if a slope is p (or q) times a function of the class, minus its mean; `sides` are the products."""
+    """Sums and slopes if a slope is p (or q) times a function of the class less its mean; `sides` are the products."""
 
     def sums(c: Pair, number: Array, axis: int) -> Any:
         of_x, of_y = sides(c, number, axis)

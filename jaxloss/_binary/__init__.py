@@ -1,0 +1,4 @@
+"""Binary and multi-label losses, on logits."""
+
+from jaxloss._binary.cross_entropy import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from jaxloss._binary.focal import sigmoid_focal_loss as sigmoid_focal_loss

@@ -1,0 +1,94 @@
+"""Cross-entropies that weigh decisions by how far they are from right.
+
+>>> import jax, jax.numpy as jnp
+>>> logits, labels = jnp.array([4.0, 0.0, -4.0]), jnp.array([1, 1, 1])
+>>> print(sigmoid_focal_loss(logits, labels))
+[5.8701073e-06 1.7328680e-01 3.8736439e+00]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxloss._binary.power import power, times
+from jaxloss._core import checks, stable
+from jaxloss._core.api import loss
+from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
+
+
+@loss()
+def sigmoid_focal_loss(
+    logits: Float[ArrayLike, "*shape"],
+    labels: Num[ArrayLike, "..."],
+    *,
+    alpha: float | Array | None = None,
+    gamma: float | Array = 2.0,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Focal loss, for each element: $-\alpha_t\,(1 - p_t)^\gamma \log p_t$; easy decisions hardly count.
+
+    $p_t = \sigma(x)$ for the label 1 and $\sigma(-x)$ for 0; $\alpha_t$ is $\alpha$ or $1 - \alpha$. A label $y$ in between
+    mixes the two sides of each factor: $1 - p_t = y\,\sigma(-x) + (1-y)\,\sigma(x)$, and so on. The value and all
+    derivatives are finite at any logit and any $\gamma \ge 0$; $\gamma = 0$ is `sigmoid_binary_cross_entropy`.
+
+    Args:
+      logits: raw scores $x$, any shape; one independent decision each.
+      labels: $y$ in [0, 1], soft or hard, any real or boolean dtype; broadcast to the shape of the logits.
+      alpha: $\alpha$ in [0, 1], the weight of the positive class against that of the negative one, a number or
+        broadcast likewise; `None` for no weights.
+      gamma: $\gamma \ge 0$, a number or broadcast likewise.
+      where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
+      weights: multiply the losses, broadcast likewise.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the logits, or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the logits, or an option is out of its range.
+
+    Reference: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection" (2017).
+
+    >>> print(sigmoid_focal_loss(jnp.array([0.0, 50.0]), jnp.array([1, 0]), gamma=0.5, alpha=0.25))
+    [ 0.12253227 37.5       ]
+    """
+    fn = "sigmoid_focal_loss"
+    checks.in_range(fn, "alpha", alpha, 0, 1)
+    checks.in_range(fn, "gamma", gamma, 0, math.inf, open_high=True)
+    operands = {"logits": logits, "labels": labels, "alpha": alpha, "gamma": gamma}
+    return elementwise(fn, _focal, where, weights, reduction, **operands)
+
+
+@with_slopes
+def _focal(x: Array, y: Array, alpha: Array | None, gamma: Array) -> tuple[Array, tuple[Any, ...]]:
+    # In e = exp(-|x|) and the labels m and rest of the likelier and the other side, 1 - p_t is d / (1 + e) with
+    # d = rest + m e. It may vanish, but only as e does: d divides e, which leaves 1.
+    likely = x >= 0
+    sign, m, rest = jnp.where(likely, 1, -1).astype(x.dtype), jnp.where(likely, y, 1 - y), jnp.where(likely, 1 - y, y)
+    size = jnp.minimum(jnp.abs(x), jnp.finfo(x.dtype).max)
+    e = stable.used_often(stable.exp_down(-size), -1)
+    large = stable.used_often(1 / (1 + e), 0.25)
+    near = e * stable.log1p_ratios(e)[0]
+    d = rest + m * e
+    nothing = d == 0
+    divisor = jnp.where(nothing, 1, d)
+
+    wrong = power(large * d, gamma)
+    weight = wrong if alpha is None else wrong * (alpha * y + (1 - alpha) * (1 - y))
+    cost = m * near + rest * (size + near)
+    losses = times(weight, jnp.where((rest > 0) & jnp.isinf(x), jnp.inf, cost))
+    pull = gamma * (rest - m) * jnp.where(nothing, 1, e / divisor) * cost + (rest - m * e)
+    push = gamma * (1 - e) * jnp.where(nothing, 1, cost / divisor) + size
+    by_weight = wrong * cost
+    by_label = -sign * weight * push
+    if alpha is not None:
+        by_label = by_label + (2 * alpha - 1) * by_weight
+    by_gamma = weight * cost * (jnp.where(nothing, -size, jnp.log(divisor)) - near)
+    return losses, (sign * weight * large * pull, by_label, None if alpha is None else (2 * y - 1) * by_weight, by_gamma)

@@ -1,0 +1,281 @@
+"""Losses of a class label with a margin, one for each row of scores.
+
+>>> import jax, jax.numpy as jnp
+>>> scores = jnp.array([[1.0, 0.5, -1.0]])
+>>> print(jax.grad(lambda s: multiclass_sparsemax_loss(s, jnp.array([0]), reduction="sum"))(scores))
+[[-0.25  0.25  0.  ]]
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxloss._core import checks
+from jaxloss._core.api import loss
+from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.class_rows import Rows
+from jaxloss._core.precision import cotangent, promote, upcast
+from jaxloss._core.reduction import fill
+from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
+
+Rule = Callable[[Array, Array, Array | None], Array]  # scores with the classes last, labels, classes to keep
+
+
+@loss()
+def multiclass_hinge_loss(
+    scores: Float[ArrayLike, "*shape"],
+    labels: Integer[ArrayLike, "..."],
+    *,
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Multi-class hinge loss: $\max_k (s_k - s_y + [k \ne y])$ for each row.
+
+    It is 0 where the label is ahead of every other class by 1. Classes that tie for the maximum share the derivative.
+
+    Args:
+      scores: $s$, any shape; `-inf` rules a class out.
+      labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
+        NaN in value and gradient, and is reported by `checkify` with `user_checks`.
+      axis: the axis of the classes, or a tuple of several.
+      where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the scores. What is dropped
+        adds 0 to value and gradient, even if NaN; a label that is a dropped class costs infinity.
+      weights: multiply the losses, broadcast to their shape.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the scores without `axis`, or a scalar; at least float32.
+
+    Raises:
+      TypeError: scores are not floating-point, labels are not integers, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the scores, there are no classes, or a wrong axis or reduction.
+
+    Reference: Crammer, Singer, "On the Algorithmic Implementation of Multiclass Kernel-based Vector Machines" (2001).
+
+    >>> print(multiclass_hinge_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
+    [0.5 3. ]
+    """
+    return _of_rows(
+        "multiclass_hinge_loss", _margin(1.0), scores, labels, axis, where, weights, ignore_index, reduction
+    )
+
+
+@loss()
+def multiclass_perceptron_loss(
+    scores: Float[ArrayLike, "*shape"],
+    labels: Integer[ArrayLike, "..."],
+    *,
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Multi-class perceptron loss: $\max_k s_k - s_y$ for each row.
+
+    It is 0 where the label has the highest score. Classes that tie for the maximum share the derivative.
+
+    Args:
+      scores: $s$, any shape; `-inf` rules a class out.
+      labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
+        NaN in value and gradient, and is reported by `checkify` with `user_checks`.
+      axis: the axis of the classes, or a tuple of several.
+      where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the scores. What is dropped
+        adds 0 to value and gradient, even if NaN; a label that is a dropped class costs infinity.
+      weights: multiply the losses, broadcast to their shape.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the scores without `axis`, or a scalar; at least float32.
+
+    Raises:
+      TypeError: scores are not floating-point, labels are not integers, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the scores, there are no classes, or a wrong axis or reduction.
+
+    Reference: Collins, "Discriminative Training Methods for Hidden Markov Models" (2002).
+
+    >>> print(multiclass_perceptron_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
+    [0. 2.]
+    """
+    return _of_rows(
+        "multiclass_perceptron_loss", _margin(0.0), scores, labels, axis, where, weights, ignore_index, reduction
+    )
+
+
+@loss()
+def multiclass_sparsemax_loss(
+    scores: Float[ArrayLike, "*shape"],
+    labels: Integer[ArrayLike, "..."],
+    *,
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Sparsemax loss: $\frac12\|p - e_y\|^2 + \max(0, \tau - s_y)$ for each row, with derivative $p - e_y$.
+
+    $p_k = \max(0, s_k - \tau)$ is the projection of the scores to the probabilities, exactly 0 for classes far behind,
+    and $e_y$ the label's. No term cancels: the loss is exactly 0 where the label is ahead by 1. In other words: the
+    Fenchel-Young loss of half the squared norm.
+
+    Args:
+      scores: $s$, any shape; `-inf` rules a class out.
+      labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
+        NaN in value and gradient, and is reported by `checkify` with `user_checks`.
+      axis: the axis of the classes, or a tuple of several.
+      where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the scores. What is dropped
+        adds 0 to value and gradient, even if NaN; a label that is a dropped class costs infinity.
+      weights: multiply the losses, broadcast to their shape.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
+
+    Returns:
+      The shape of the scores without `axis`, or a scalar; at least float32.
+
+    Raises:
+      TypeError: scores are not floating-point, labels are not integers, or `where` is not boolean.
+      ValueError: a shape does not broadcast to that of the scores, there are no classes, or a wrong axis or reduction.
+
+    Reference: Martins, Astudillo, "From Softmax to Sparsemax" (2016).
+
+    >>> print(multiclass_sparsemax_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
+    [0.0625 2.    ]
+    """
+    return _of_rows(
+        "multiclass_sparsemax_loss", _sparsemax, scores, labels, axis, where, weights, ignore_index, reduction
+    )
+
+
+def _of_rows(
+    fn: str,
+    rule: Rule,
+    scores: Any,
+    labels: Any,
+    axis: Any,
+    where: Any,
+    weights: Any,
+    ignore_index: Any,
+    reduction: str,
+) -> Array:
+    rows = Rows(fn, "scores", scores, axis, where)
+    y = rows.labels(labels, ignore_index)
+
+    def last(x: Array | None) -> Array | None:
+        return None if x is None else jnp.moveaxis(x, rows.axis, -1)
+
+    x, mask = last(rows.logits), last(rows.mask)
+    assert x is not None
+    if rows.keep is not None:
+        x = fill(rows.keep[..., None], x)
+        mask = None if mask is None else mask | ~rows.keep[..., None]
+    losses = rule(x, y, mask)
+    losses = losses * jnp.where((y >= 0) & (y < rows.classes), 1, jnp.nan).astype(losses.dtype)
+    return rows.total(losses, weights, reduction)
+
+
+def _label(x: Array, y: Array) -> Array:
+    return jnp.expand_dims(jnp.arange(x.shape[-1], dtype=y.dtype), tuple(range(y.ndim))) == y[..., None]
+
+
+def _kept(x: Array, mask: Array | None) -> Array:
+    return upcast(x) if mask is None else jnp.where(mask, upcast(x), -jnp.inf)
+
+
+def _margin(margin: float) -> Rule:
+    def rule(x: Array, y: Array, mask: Array | None) -> Array:
+        s, label = _kept(x, mask), _label(x, y)
+        own = jnp.sum(jnp.where(label, s, 0), -1, keepdims=True)
+        behind = jnp.where(s == -jnp.inf, -jnp.inf, s - own + margin)
+        losses = jnp.max(jnp.where(label, 0, behind), -1)
+        return jnp.where(own[..., 0] == -jnp.inf, jnp.inf, losses)
+
+    # What is kept for the backward pass are the scores as they came.
+    return jax.checkpoint(rule, prevent_cse=False)
+
+
+def threshold(s: Array) -> Array:
+    """tau, without the class axis, for which sum_k max(0, s_k - tau) = 1."""
+    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True))
+    high = -jnp.sort(-(s - top), -1)  # the largest first
+    count = jnp.expand_dims(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), tuple(range(s.ndim - 1)))
+    inside = (high > -1) & (1 + count * high > jnp.cumsum(jnp.where(high > -1, high, 0), -1))
+    total = jnp.sum(jnp.where(inside, high, 0), -1)
+    return top[..., 0] + (total - 1) / jnp.sum(inside, -1).astype(s.dtype)
+
+
+@custom_vjp
+def _sparsemax(x: Array, y: Array, mask: Array | None) -> Array:
+    return _sparsemax_of(x, y, mask, threshold(_kept(x, mask)))
+
+
+def _sparsemax_of(x: Array, y: Array, mask: Array | None, tau: Array) -> Array:
+    s, label = _kept(x, mask), _label(x, y)
+    p = jnp.maximum(s - tau[..., None], 0)
+    own = jnp.sum(jnp.where(label, s, 0), -1)
+    return jnp.sum(jnp.square(p - label.astype(p.dtype)), -1) / 2 + jnp.maximum(tau - own, 0)
+
+
+def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
+    tau = threshold(_kept(x, mask))
+    return _sparsemax_of(x, y, mask, tau), (x, y, mask, tau)
+
+
+def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
+    # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which one number of each row is
+    # kept.
+    x, y, mask, tau = residuals
+    p = jnp.maximum(_kept(x, mask) - tau[..., None], 0)
+    slope = g[..., None] * (p - _label(x, y).astype(p.dtype))
+    return cotangent(fill(mask, slope), x), None, None
+
+
+_sparsemax.defvjp(_sparsemax_fwd, _sparsemax_bwd)
+
+
+def make_fenchel_young_loss(max_fun: Callable[..., Array]) -> Callable[..., Array]:
+    r"""Fenchel-Young loss of a smooth maximum: $\Omega^*(s) - y \cdot s$, with derivative $\nabla\Omega^*(s) - y$.
+
+    Args:
+      max_fun: $\Omega^*$, from scores `[n]` to a scalar, such as `jax.nn.logsumexp`; its gradient is the prediction.
+
+    Returns:
+      A function of `scores` and `targets`, both `[*batch, n]`, and of further arguments for `max_fun`, which gives one
+      loss for each row, `[*batch]`; at least float32.
+
+    Raises:
+      TypeError: scores or targets are not floating-point.
+      ValueError: their shapes differ.
+
+    Reference: Blondel, Martins, Niculae, "Learning with Fenchel-Young Losses" (2020).
+
+    >>> cross_entropy = make_fenchel_young_loss(jax.nn.logsumexp)
+    >>> print(cross_entropy(jnp.array([[0.0, 0.0], [0.0, 9.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])).round(4))
+    [6.931e-01 1.000e-04]
+    """
+
+    def fenchel_young_loss(scores: Any, targets: Any, *args: Any, **kwargs: Any) -> Array:
+        fn = "fenchel_young_loss"
+        s, y = checks.floating(fn, "scores", scores), checks.number(fn, "targets", targets)
+        if s.ndim == 0:
+            raise ValueError(f"{fn}: scores must be [*batch, n], got a scalar")
+        y = checks.same_shape(fn, "targets", y, s.shape, "scores")
+        s, y = promote(s, y)
+        rows = jnp.vectorize(functools.partial(_fenchel_young, max_fun, args, kwargs), signature="(n),(n)->()")
+        return rows(s, y)
+
+    return fenchel_young_loss
+
+
+def _fenchel_young(max_fun: Callable[..., Array], args: Any, kwargs: Any, s: Array, y: Array) -> Array:
+    return max_fun(s, *args, **kwargs) - jnp.dot(y, s)

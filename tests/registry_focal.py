@@ -1,0 +1,73 @@
+"""Cases of the cross-entropies that weigh examples by how right they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import focal_formulas as formulas
+import numpy as np
+from registry_case import INF, NAN, Case, Edge
+from registry_regression import (
+    binary,
+    broadcast_decisions,
+    component_weights,
+    decided,
+    kept,
+    right_decisions,
+)
+
+import jaxloss
+
+
+def each_component(low: float, high: float) -> Any:
+    return lambda rng, shape: rng.uniform(low, high, shape[-1:])
+
+
+def opposed(gamma: float) -> Edge:
+    return Edge(f"wrong by far, {gamma}", ([1e4, -1e4], [0.0, 1.0]), [1e4] * 2, ([1.0, -1.0], "any"), {"gamma": gamma})
+
+
+def saturated(gamma: float) -> Edge:
+    """The chance to be wrong is exp(-40); of exp(-200) nothing is left."""
+    value = np.exp(-40.0 * (gamma + 1))
+    slope = value * (gamma + 1)
+    edge = ([40.0, -40.0, 200.0], [1.0, 0.0, 1.0]), [value, value, 0.0], ([-slope, slope, 0.0], "finite")
+    return Edge(f"saturated, {gamma}", *edge, {"gamma": gamma})
+
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0)
+
+CASES = [
+    Case(
+        jaxloss.sigmoid_focal_loss,
+        formulas.sigmoid_focal_loss,
+        binary,
+        "elementwise",
+        options={
+            **{f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)},
+            "alpha": {"alpha": 0.25},
+            "everything": {
+                "gamma": each_component(0.5, 3.0),
+                "alpha": each_component(0.2, 0.8),
+                "where": kept,
+                "weights": component_weights,
+            },
+            "broadcast decisions": {"gamma": 1.5, "alpha": 0.3},
+        },
+        makers={"broadcast decisions": broadcast_decisions},
+        edges=(
+            *map(opposed, GAMMAS),
+            *map(saturated, GAMMAS),
+            Edge("agreeing infinity", ([INF, -INF], [1.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "any")),
+            Edge("opposed infinity", ([INF, -INF], [0.0, 1.0]), [INF, INF], ([1.0, -1.0], "any")),
+            Edge("infinity, no gamma", ([INF, -INF], [1.0, 1.0]), [0.0, INF], ([0.0, -1.0], "any"), {"gamma": 0.0}),
+            Edge("soft at infinity", ([INF], [0.5]), [INF], ([0.25], "any"), {"gamma": 1.0}),
+            Edge("side that weighs nothing", ([INF, 3.0], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "any"), {"alpha": 1.0}),
+            Edge("undecided", ([0.0], [1.0]), [np.log(2) / 4], ([-np.log(2) / 4 - 0.125], "any")),
+            Edge("nan", ([NAN], [1.0]), [NAN], ([NAN], "any")),
+        ),
+        optax="sigmoid_focal_loss",
+        zero=right_decisions,
+        accurate=decided,
+    ),
+]
