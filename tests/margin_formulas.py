@@ -38,8 +38,8 @@ def sparsemax_loss(m: Maths, x: Any, y: Any, **given: Any) -> Any:
 def _rows(m: Maths, s: Any, y: Any, axis: Any, where: Any, ignore_index: Any) -> tuple[Any, Any, Any, Any]:
     keep = kept_classes(m, s, where, axis)
     rows = last(m, s, axis)
-    label = np.asarray(y)[..., None] == np.arange(rows.shape[-1])
-    dropped = ~keep.any(-1) | (np.asarray(y) == ignore_index if ignore_index is not None else False)
+    label = y[..., None] == np.arange(rows.shape[-1]).reshape((1,) * y.ndim + (-1,))
+    dropped = ~keep.any(-1) | ((y == ignore_index) if ignore_index is not None else False)
     return m.where(keep, rows, m.number(-np.inf)), label, dropped, rows
 
 
@@ -65,15 +65,14 @@ def multiclass_sparsemax_loss(
 ) -> Any:
     """The conjugate of the Gini entropy less the label's score: the best of all supports, tried one by one."""
     scores, label, dropped, rows = _rows(m, s, y, axis, where, ignore_index)
-    high = -m.xp.sort(-m.where(dropped[..., None], 0 * rows, scores), axis=-1)
+    zeros = 0 * rows
+    high = -m.xp.sort(-m.where(dropped[..., None], zeros, scores), axis=-1)
     value = None
     for k in range(1, rows.shape[-1] + 1):
-        top = high[..., :k]
-        finite = np.asarray(top[..., -1] > -np.inf)
-        top = m.where(finite[..., None], top, 0 * top)
-        tau = (top.sum(-1) - 1) / k
-        p = top - tau[..., None]
-        inside = finite & np.asarray((p >= 0).all(-1), bool)
+        there = high[..., k - 1 : k] > -np.inf
+        top = m.where(there, high[..., :k], zeros[..., :k])
+        p = top - (top.sum(-1, keepdims=True) - 1) / k
+        inside = (there & (p[..., -1:] >= 0))[..., 0]
         best = (p * top).sum(-1) - (p**2).sum(-1) / 2 + m.number(0.5)
         value = best if value is None else m.where(inside, best, value)
     own = m.where(label, rows, 0 * rows).sum(-1)

@@ -195,6 +195,7 @@ def _kept(x: Array, mask: Array | None) -> Array:
 def _margin(margin: float) -> Rule:
     def rule(x: Array, y: Array, mask: Array | None) -> Array:
         s, label = _kept(x, mask), _label(x, y)
+        s = s * jnp.where(jnp.any(label, -1, keepdims=True), 1, jnp.nan).astype(s.dtype)  # in the slope of each class
         own = jnp.sum(jnp.where(label, s, 0), -1, keepdims=True)
         behind = jnp.where(s == -jnp.inf, -jnp.inf, s - own + margin)
         losses = jnp.max(jnp.where(label, 0, behind), -1)
