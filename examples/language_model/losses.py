@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxloss
 from examples.language_model.text import Batch
@@ -14,10 +14,10 @@ DATA, VOCAB = "data", "vocab"  # axes of the mesh
 Loss = Callable[[nnx.State, Batch, float], jax.Array]  # parameters, windows, weight of the z-loss
 
 
-def without_logits(graph: nnx.GraphDef) -> Loss:
+def without_logits(graph: nnx.GraphDef, cross_entropy: Callable = jaxloss.linear_cross_entropy) -> Loss:
     def loss(params: nnx.State, batch: Batch, z_loss: float) -> jax.Array:
         model = nnx.merge(graph, params)
-        return jaxloss.linear_cross_entropy(
+        return cross_entropy(
             model(batch.inputs),
             model.kernel(),
             batch.labels,
@@ -42,30 +42,16 @@ def with_logits(graph: nnx.GraphDef) -> Loss:
 
 
 def sharded(graph: nnx.GraphDef, mesh: Mesh) -> Loss:
-    """Windows are divided over the data axis and the embedding's rows over the vocabulary axis."""
+    """Windows are divided over the data axis and the embedding's rows over the vocabulary axis.
 
-    def local(params: nnx.State, batch: Batch, z_loss: jax.Array) -> jax.Array:
-        # Each row of devices has its copy of the parameters from here on, so that the copies' gradients are added up
-        # once, in float32, and not where each of them is used, in bfloat16.
-        params = jax.lax.pcast(params, DATA, to="varying")
-        model = nnx.merge(graph, params)
-        total = jaxloss.linear_cross_entropy(
-            model(batch.inputs, VOCAB),
-            model.kernel(),
-            batch.labels,
-            kernel_layout="vd",
-            where=batch.where,
-            z_loss=z_loss,
-            reduction="sum",
-            axis_name=VOCAB,
-        )
-        # The mean over all tokens of the batch: the means of the devices count different numbers of them.
-        return jax.lax.psum(total, DATA) / jax.lax.psum(batch.where.sum(), DATA)
+    XLA divides the model by itself; a loop over chunks of the logits it would not, so the loss has `sharded` around it.
+    """
+    over_mesh = jaxloss.sharded(jaxloss.linear_cross_entropy, mesh, tokens=DATA, vocab=VOCAB)
+    mean = without_logits(graph, over_mesh)
 
     def loss(params: nnx.State, batch: Batch, z_loss: float) -> jax.Array:
-        windows = PartitionSpec(DATA)
-        specs = (partition(params), Batch(windows, windows, windows), PartitionSpec())
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())(params, batch, z_loss)
+        windows = NamedSharding(mesh, PartitionSpec(DATA))
+        return mean(params, jax.lax.with_sharding_constraint(batch, windows), z_loss)
 
     return loss
 

@@ -45,10 +45,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens `[batch, length]` -> hidden states `[batch, length, width]`. The logits are left to the loss.
-
-    `embedding` is `[vocabulary, width]`, or the rows of it that a device holds when they are divided over `vocab_axis`.
-    """
+    """Tokens `[batch, length]` -> hidden states `[batch, length, width]`. The logits are left to the loss."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         init = nnx.initializers.normal(config.width**-0.5)
@@ -59,19 +56,9 @@ class Transformer(nnx.Module):
     def kernel(self) -> jax.Array:
         return self.embedding[...].astype(DTYPE)
 
-    def __call__(self, tokens: jax.Array, vocab_axis: str | None = None) -> jax.Array:
-        x = lookup(self.embedding[...], tokens, vocab_axis)
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.embedding[...][tokens]
         x = (x * x.shape[-1] ** 0.5).astype(DTYPE)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
-
-
-def lookup(table: jax.Array, tokens: jax.Array, vocab_axis: str | None) -> jax.Array:
-    """Rows of the table; over an axis, each device gives those that it holds and 0 for the others."""
-    if vocab_axis is None:
-        return table[tokens]
-    local = tokens - jax.lax.axis_index(vocab_axis) * len(table)
-    held = (local >= 0) & (local < len(table))
-    rows = jnp.where(held[..., None], table[jnp.where(held, local, 0)], 0)
-    return jax.lax.psum(rows, vocab_axis)
