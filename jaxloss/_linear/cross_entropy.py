@@ -84,7 +84,8 @@ def linear_cross_entropy(
         dense labels are those of this device's classes, integer labels count all of them, and every device of the axes
         has the same hidden states. Neither logits nor kernel are gathered.
       num_classes: V, if the kernel (of all devices together) has columns beyond it as padding.
-      method: `"auto"`, `"dense"`, `"fast"` or `"lean"`.
+      method: `"auto"`, `"dense"`, `"fast"` or `"lean"`. Under `jit` over several devices XLA divides the logits of
+        `"dense"`, which is what `"auto"` is there; the others raise: `jaxloss.sharded` has the devices divide the chunks.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand; by default those of the kernel, at least 64 MiB.
 
@@ -96,7 +97,7 @@ def linear_cross_entropy(
       TypeError: hidden or kernel are not floating-point or differ in dtype; `where` is not boolean.
       ValueError: a shape does not fit, an option is out of its range, an unknown layout, method or reduction, a budget
         below one row, `"fast"` without a reduction, `axis_name` that is no axis here or of
-        `shard_map(check_vma=False)`.
+        `shard_map(check_vma=False)`, `"fast"` or `"lean"` under `jit` over several devices.
 
     Reference: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2025), for the problem; Hsu et
     al., "Liger Kernel" (2024), for the gradient in the forward pass.
