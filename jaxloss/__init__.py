@@ -1,6 +1,6 @@
 """jaxloss: loss functions for JAX whose gradients were designed, not just derived."""
 
-from jaxloss._binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxloss._binary import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss._contrastive import (
     circle_loss,
     clip_loss,
@@ -91,6 +91,7 @@ __version__ = "0.1.0"
 __all__ = [
     "absolute_error",
     "absolute_percentage_error",
+    "asymmetric_loss",
     "circle_loss",
     "clip_loss",
     "contrastive_loss",

@@ -9,8 +9,8 @@ from jaxloss._core.typing import Array
 
 def power(base: Array, exponent: Array) -> Array:
     """base^exponent for base >= 0, 1 for exponent 0; at base 0 every derivative is 0 and not NaN."""
-    positive = base > 0
-    return jnp.where(positive, jnp.power(jnp.where(positive, base, 1), exponent), (exponent == 0).astype(base.dtype))
+    zero = base == 0
+    return jnp.where(zero, (exponent == 0).astype(base.dtype), jnp.power(jnp.where(zero, 1, base), exponent))
 
 
 def times(weight: Array, value: Array) -> Array:
