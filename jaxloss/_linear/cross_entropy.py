@@ -85,7 +85,7 @@ def linear_cross_entropy(
         has the same hidden states. Neither logits nor kernel are gathered.
       num_classes: V, if the kernel (of all devices together) has columns beyond it as padding.
       method: `"auto"`, `"dense"`, `"fast"` or `"lean"`. Under `jit` over several devices XLA divides the logits of
-        `"dense"`, which is what `"auto"` is there; the others raise: `jaxloss.sharded` has the devices divide the chunks.
+        `"dense"`, which is what `"auto"` is there; the others raise: `jaxloss.sharded` divides the chunks.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand; by default those of the kernel, at least 64 MiB.
 
