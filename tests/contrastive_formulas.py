@@ -221,7 +221,7 @@ def circle_loss(
     x: Any,
     labels: Any,
     margin: Any = 0.4,
-    gamma: Any = 80.0,
+    gamma: Any = 8.0,
     where: Any = None,
     weights: Any = 1.0,
 ) -> Any:

@@ -151,7 +151,7 @@ def in_groups(rng: RNG, shape: Shape) -> list[np.ndarray]:
 @functools.wraps(jaxloss.circle_loss)
 def circle_with_moving_weights(*args: Any, **options: Any) -> Any:
     """Whose gradient is the derivative of the loss; `test_contrastive.py` has the paper's."""
-    return jaxloss.circle_loss(*args, **{"constant_weights": False, **options})
+    return jaxloss.circle_loss(*args, **{"constant_weights": False, "gamma": 8.0, **options})
 
 
 _SIGMOID = 1 / (1 + math.exp(-1.0))  # of 1
@@ -437,7 +437,7 @@ CASES = [
         formulas.ntxent,
         in_groups,
         "total",
-        options={"cold": {"temperature": 0.02}, "kept": {"where": kept}, "everything": {"temperature": 0.5}},
+        options={"cold": {"temperature": 0.1}, "kept": {"where": kept}, "everything": {"temperature": 0.5}},
         edges=_NTXENT_EDGES,
         optax="ntxent",
     ),
@@ -459,7 +459,11 @@ CASES = [
         formulas.circle_loss,
         in_groups,
         "batch",
-        options={"kept": {"where": kept, "weights": weights}, "everything": {"margin": 0.25, "gamma": 10.0}},
+        options={
+            "kept": {"where": kept, "weights": weights},
+            "steep": {"gamma": 80.0},
+            "everything": {"margin": 0.25, "gamma": 10.0},
+        },
         edges=_CIRCLE_EDGES,
         temporaries=(3.25, 6.5),
     ),

@@ -59,14 +59,22 @@ class Batch:
         given = checks.number(self.fn, "labels", labels)
         return checks.same_shape(self.fn, "labels", given, (self.size,), "examples")
 
-    def groups(self, labels: Array) -> tuple[Array, Array]:
-        """Which of all examples are positives of each example here, and which are negatives."""
-        same = jnp.expand_dims(labels, 1) == jnp.expand_dims(self.everyone(labels), 0)
-        itself = jnp.expand_dims(self.places(), 1) == jnp.arange(same.shape[1])[None]
-        pairs = ~itself
-        if self.keep is not None:
-            pairs &= jnp.expand_dims(self.keep, 1) & jnp.expand_dims(self.everyone(self.keep), 0)
-        return pairs & same, pairs & ~same
+    def groups(self, labels: Any) -> Callable[[], tuple[Array, Array]]:
+        """A function that says which of all examples are positives of each example here, and which are negatives.
+
+        It is called within the rule of the losses, as the answer, of the size of all pairs, is not to be kept.
+        """
+        labels = self.labels(labels)
+        all_labels, all_kept = self.everyone(labels), self.everyone_kept()
+
+        def pairs() -> tuple[Array, Array]:
+            same = jnp.expand_dims(labels, 1) == jnp.expand_dims(all_labels, 0)
+            others = jnp.expand_dims(self.places(), 1) != jnp.arange(same.shape[1])[None]
+            if self.keep is not None and all_kept is not None:
+                others &= jnp.expand_dims(self.keep, 1) & jnp.expand_dims(all_kept, 0)
+            return others & same, others & ~same
+
+        return pairs
 
     def losses(self, rule: Callable[..., Array], *operands: Any) -> Array:
         """`rule(*operands)`, one loss for each example here."""

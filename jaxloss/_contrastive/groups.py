@@ -64,17 +64,18 @@ def ntxent(
     """
     fn = "ntxent"
     batch = Batch(fn, where, axis_name, embeddings=embeddings)
-    positive, negative = batch.groups(batch.labels(labels))
-    count = jnp.sum(positive, 1, dtype=jnp.int32)
+    pairs = batch.groups(labels)
 
     def rule(x: Array, everyone: Array | None, temperature: Array) -> Array:
+        positive, negative = pairs()
         z = _cosines(x, everyone) / temperature.astype(_dtype(x))
         others = SumExp.of(z, negative)
         losses = log1p_exp(others.top[:, None] - z, others.factor[:, None])
         losses = jnp.where(others.some[:, None], losses, 0 * z)
-        return jnp.sum(jnp.where(positive, losses, 0), 1) / jnp.maximum(count, 1).astype(z.dtype)
+        return jnp.sum(jnp.where(positive, losses, 0), 1) / _at_least_one(positive).astype(z.dtype)
 
     losses = batch.losses(rule, *_here_and_everyone(batch), positive_number(fn, "temperature", temperature))
+    count = jnp.sum(pairs()[0], 1, dtype=jnp.int32)
     return batch.reduce(losses, count, "mean", count > 0)
 
 
@@ -126,15 +127,15 @@ def supervised_contrastive_loss(
     fn = "supervised_contrastive_loss"
     checks.choice(fn, "variant", variant, ("out", "in"))
     batch = Batch(fn, where, axis_name, embeddings=embeddings)
-    positive, negative = batch.groups(batch.labels(labels))
-    count = jnp.sum(positive, 1, dtype=jnp.int32)
+    pairs = batch.groups(labels)
 
     def rule(x: Array, everyone: Array | None, temperature: Array) -> Array:
+        positive, negative = pairs()
         z = _cosines(x, everyone) / temperature.astype(_dtype(x))
-        number = jnp.maximum(count, 1).astype(z.dtype)
+        number = _at_least_one(positive).astype(z.dtype)
         if variant == "out":
             target = positive.astype(z.dtype) / number[:, None]
-            losses = row_statistics(Wanted(1), Scores(z, positive | negative, count > 0), target, None).cross
+            losses = row_statistics(Wanted(1), Scores(z, positive | negative, jnp.any(positive, 1)), target, None).cross
             assert losses is not None
             return losses
         # The sum over all, divided by that over the positives, is 1 plus that over the negatives divided by it.
@@ -143,7 +144,7 @@ def supervised_contrastive_loss(
         return jnp.where(near.some, jnp.where(far.some, losses, 0 * near.top) + jnp.log(number), 0)
 
     losses = batch.losses(rule, *_here_and_everyone(batch), positive_number(fn, "temperature", temperature))
-    return batch.reduce(losses, weights, reduction, count > 0)
+    return batch.reduce(losses, weights, reduction, jnp.any(pairs()[0], 1))
 
 
 @loss()
@@ -191,24 +192,26 @@ def circle_loss(
     Reference: Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization" (2020), eq. 6, 8 and 10.
 
     >>> x = jnp.array([[1.0, 0.0], [5.0, 0.0], [0.0, 1.0]])
-    >>> print(circle_loss(x, jnp.array([0, 0, 1]), gamma=1.0))  # log(1 + exp(-0.4 * 0.4 - 0.4 * 0.4)), twice
-    [0.5458766 0.5458766 0.       ]
+    >>> print(circle_loss(x, jnp.array([0, 0, 1]), gamma=1.0))  # log(1 + exp(-0.32)), twice
+    [0.54589295 0.54589295 0.        ]
     """
     fn = "circle_loss"
     batch = Batch(fn, where, axis_name, embeddings=embeddings)
-    positive, negative = batch.groups(batch.labels(labels))
-    both = jnp.any(positive, 1) & jnp.any(negative, 1)
+    pairs = batch.groups(labels)
     options = scalar(fn, "margin", margin), positive_number(fn, "gamma", gamma)
 
     def rule(x: Array, everyone: Array | None, margin: Array, gamma: Array) -> Array:
+        positive, negative = pairs()
         s = _cosines(x, everyone)
         margin, gamma = margin.astype(s.dtype), gamma.astype(s.dtype)
         weight = (lambda a: lax.stop_gradient(jnp.maximum(a, 0))) if constant_weights else (lambda a: jnp.maximum(a, 0))
         near = SumExp.of(gamma * weight(1 + margin - s) * (1 - margin - s), positive)
         far = SumExp.of(gamma * weight(s + margin) * (s - margin), negative)
-        return jnp.where(both, log1p_exp(near.top + far.top, near.factor * far.factor), 0)
+        return jnp.where(near.some & far.some, log1p_exp(near.top + far.top, near.factor * far.factor), 0)
 
-    return batch.reduce(batch.losses(rule, *_here_and_everyone(batch), *options), weights, reduction, both)
+    losses = batch.losses(rule, *_here_and_everyone(batch), *options)
+    positive, negative = pairs()
+    return batch.reduce(losses, weights, reduction, jnp.any(positive, 1) & jnp.any(negative, 1))
 
 
 def _here_and_everyone(batch: Batch) -> tuple[Array, Array | None]:
@@ -220,6 +223,10 @@ def _here_and_everyone(batch: Batch) -> tuple[Array, Array | None]:
     if batch.over is None:
         return x, None
     return upcast(x), batch.everyone(upcast(x))
+
+
+def _at_least_one(positive: Array) -> Array:
+    return jnp.maximum(jnp.sum(positive, 1, dtype=jnp.int32), 1)
 
 
 def _dtype(x: Array) -> jnp.dtype:
