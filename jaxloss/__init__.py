@@ -63,6 +63,8 @@ from jaxloss._reduction import reduce
 from jaxloss._regression import (
     absolute_error,
     absolute_percentage_error,
+    cosine_distance,
+    cosine_similarity,
     epsilon_insensitive_loss,
     expectile_loss,
     gamma_nll,
@@ -96,7 +98,9 @@ __all__ = [
     "clip_loss",
     "contrastive_loss",
     "convex_kl_divergence",
+    "cosine_distance",
     "cosine_embedding_loss",
+    "cosine_similarity",
     "cpo_loss",
     "custom_vjp",
     "dpo_loss",

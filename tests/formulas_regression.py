@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.special
-from registry_formulas import EXACT_CONTEXT, Maths, weighted
+from registry_formulas import EXACT_CONTEXT, Maths, kept_classes, last, weighted
 
 
 def special(m: Maths, name: str, x: Any) -> Any:
@@ -158,3 +158,26 @@ def tweedie_deviance(m: Maths, x: Any, y: Any, power: Any = 1.5, log_input: bool
     else:
         losses = y ** (2 - p) / ((1 - p) * (2 - p)) - y * mean ** (1 - p) / (1 - p) + mean ** (2 - p) / (2 - p)
     return weighted(m, 2 * losses, **given)
+
+
+# Directions
+
+
+def cosine_similarity(
+    m: Maths, x: Any, y: Any, epsilon: Any = 0.0, axis: Any = -1, where: Any = None, weights: Any = 1.0
+) -> Any:
+    """0 for a zero vector; `where` keeps rows or entries."""
+    keep = kept_classes(m, x, where, axis)
+    a, b = (m.where(keep, last(m, m.xp.broadcast_to(v, x.shape), axis), 0 * m.number(1.0)) for v in (x, y))
+    squares = [(v * v).sum(-1) for v in (a, b)]
+    squares = [m.where(s > epsilon, s, epsilon + 0 * s) for s in squares]
+    nothing = (squares[0] == 0) | (squares[1] == 0)
+    lengths = [m.where(nothing, 1 + 0 * s, s) ** 0.5 for s in squares]
+    return (a * b).sum(-1) / (lengths[0] * lengths[1]) * weights
+
+
+def cosine_distance(
+    m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None, weights: Any = 1.0, **given: Any
+) -> Any:
+    losses = 1 - cosine_similarity(m, x, y, axis=axis, where=where, **given)
+    return m.where(kept_classes(m, x, where, axis).any(-1) | (where is None), losses, 0 * losses) * weights

@@ -12,6 +12,7 @@ import registry_focal
 import registry_margin
 import registry_preference
 import registry_regression
+import registry_regression_cosine
 import registry_regression_counts
 import registry_regression_differences
 import registry_regression_likelihood
@@ -26,6 +27,7 @@ CASES: list[Case] = [
     *registry_regression_positive.CASES,
     *registry_regression_likelihood.CASES,
     *registry_regression_counts.CASES,
+    *registry_regression_cosine.CASES,
     *registry_classes.CASES,
     *registry_divergences.CASES,
     *registry_focal.CASES,

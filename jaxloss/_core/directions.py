@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -84,21 +85,47 @@ class Cosines(NamedTuple):
     y_norm: Array
 
 
+class _Frame(NamedTuple):
+    """What the slopes need of each row: with w = x - ratio y, once both are scaled by powers of two."""
+
+    x_scale: Array
+    y_scale: Array
+    x_length: Array
+    y_length: Array
+    ratio: Array  # nearly that of the lengths, of the sign of the cosine, in half of the digits
+    along_x: Array  # w x / x^2
+    along_y: Array
+
+
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def cosines(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> Cosines:
     """`y` and the mask `keep` have as many dimensions as `x`, each of the same length or 1."""
+    return _compared(axes, x, y, keep)[0]
 
-    def rows(x: Array, y: Array, keep: Array | None) -> tuple[Array, ...]:
+
+def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
+    def rows(x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
+        def dot(u: Array, v: Array) -> Array:
+            return jnp.sum(u * v, axes, keepdims=True)
+
         x, y = _vectors(x, y, keep)
-        (x_scale, x, x_length), (y_scale, y, y_length) = (_scaled(v, axes, None) for v in (x, y))
-        some = (x_length != 0) & (y_length != 0)
-        u, v = x / jnp.where(x_length == 0, 1, x_length), y / jnp.where(y_length == 0, 1, y_length)
-        # 1 - u v = |u - v|^2 / 2.
-        gap = jnp.where(some, 0.5 * jnp.sum(jnp.square(u - v), axes, keepdims=True), 1)
-        values = jnp.sum(u * v, axes, keepdims=True), gap, x_scale * x_length, y_scale * y_length
-        return tuple(jnp.squeeze(v, axes) for v in values)
+        (x_scale, y_scale), (x, y) = zip(*(_balanced(v, axes) for v in (x, y)), strict=True)
+        x_length, y_length = (_root(dot(v, v)) for v in (x, y))
+        a, b = _nonzero(x_length), _nonzero(y_length)
+        raw = dot(x, y) / (a * b)
+        ratio = lax.stop_gradient(jnp.where(raw < 0, -1, 1) * _half_of_the_digits(a / b))
+        w = _off(x, y, ratio)
+        along_x, along_y = dot(w, x) / (a * a), dot(w, y) / (b * b)
+        # Near 1 the cosine comes from the sine, which keeps its digits there: the part of x not along y.
+        sine = (w - along_y * y) / a
+        small = dot(sine, sine) / (1 + jnp.abs(raw))
+        cosine = jnp.where(jnp.abs(raw) > 0.5, jnp.sign(raw) * (1 - small), raw)
+        gap = jnp.where(raw > 0.5, small, 1 - cosine)
+        found = Cosines(cosine, gap, x_scale * x_length, y_scale * y_length)
+        frame = _Frame(x_scale, y_scale, x_length, y_length, ratio, along_x, along_y)
+        return jax.tree.map(lambda v: jnp.squeeze(v, axes), (found, frame))
 
-    return Cosines(*blocks.per_row(rows, (x, y, keep), axes))
+    return blocks.per_row(rows, (x, y, keep), axes)
 
 
 def _vectors(x: Array, y: Array, keep: Array | None) -> tuple[Array, Array]:
@@ -106,29 +133,69 @@ def _vectors(x: Array, y: Array, keep: Array | None) -> tuple[Array, Array]:
     return tuple(fill(keep, jnp.broadcast_to(v, x.shape)) for v in given)  # pyright: ignore[reportReturnType]
 
 
+def _balanced(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """A power of two, and x divided by it, which is exact and has its largest entry in [1, 2)."""
+    top = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
+    _, exponent = _layout(x)
+    scale = _nonzero(_with_bits(top, lambda bits: bits & exponent))
+    return scale, x / scale
+
+
+def _off(x: Array, y: Array, ratio: Array) -> Array:
+    """x - ratio y, as if the product were exact: it is, of each half of the digits of y."""
+    high = _half_of_the_digits(y)
+    return (x - ratio * high) - ratio * (y - high)
+
+
+def _half_of_the_digits(x: Array) -> Array:
+    """Rounded so that the product of two such numbers is exact; a constant."""
+    digits, _ = _layout(x)
+    return _with_bits(x, lambda bits: ((bits + (1 << (digits - 1))) >> digits) << digits)
+
+
+def _layout(x: Array) -> tuple[int, int]:
+    """How many bits half of the digits have, and the mask of the exponent."""
+    return (27, 0x7FF << 52) if x.dtype == jnp.float64 else (12, 0xFF << 23)
+
+
+def _with_bits(x: Array, change: Callable[[Array], Array]) -> Array:
+    wide = x.dtype == jnp.float64
+    bits = lax.bitcast_convert_type(lax.stop_gradient(x), jnp.int64 if wide else jnp.int32)
+    return lax.bitcast_convert_type(change(bits), x.dtype)
+
+
+def _nonzero(x: Array) -> Array:
+    return jnp.where(x == 0, 1, x)
+
+
+def _root(x: Array) -> Array:
+    """The square root, with derivative 0 at 0."""
+    return jnp.where(x == 0, 0, jnp.sqrt(_nonzero(x)))
+
+
 def _cosines_fwd(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> tuple[Cosines, Any]:
-    found = cosines(axes, x, y, keep)
-    return found, (x, y, keep, found)
+    found, frame = _compared(axes, x, y, keep)
+    return found, (x, y, keep, frame)
 
 
 def _cosines_bwd(axes: tuple[int, ...], residuals: Any, g: Cosines) -> tuple[Array | None, ...]:
-    # Why a rule: autodiff keeps both directions in float32. With four numbers for each row they are made again, in one
-    # loop with what becomes of them.
-    x, y, keep, found = residuals
-    cosine, gap, x_norm, y_norm = (jnp.expand_dims(v, axes) for v in found)
-    to_cosine, to_gap, to_x_norm, to_y_norm = (jnp.expand_dims(v, axes) for v in g)
-    a, b = _vectors(x, y, keep)
-    u, v = (jnp.where(n == 0, 0, z / jnp.where(n == 0, 1, n)) for z, n in ((a, x_norm), (b, y_norm)))
+    # Why a rule: autodiff keeps both directions in float32. With seven numbers for each row the slopes are made again,
+    # in one loop with what becomes of them; and what is left of two nearly equal directions keeps its digits.
+    x, y, keep, frame = residuals
+    f, (to_cosine, to_gap, to_x_norm, to_y_norm) = jax.tree.map(lambda v: jnp.expand_dims(v, axes), (frame, g))
+    a, b = (v / scale for v, scale in zip(_vectors(x, y, keep), (f.x_scale, f.y_scale), strict=True))
+    x_length, y_length = _nonzero(f.x_length), _nonzero(f.y_length)
+    w = _off(a, b, f.ratio)
+    some = (f.x_length != 0) & (f.y_length != 0)
+    pull = jnp.where(some, (to_cosine - to_gap) / (x_length * y_length), 0)
+    to_x = pull * ((f.along_x * a - w) / f.ratio) + to_x_norm * f.x_scale / x_length * a
+    to_y = pull * (w - f.along_y * b) + to_y_norm * f.y_scale / y_length * b
 
-    def turn(u: Array, v: Array) -> Array:
-        """cos u - v, of two forms the one that does not cancel."""
-        return jnp.where(cosine > 0.5, (u - v) - gap * u, cosine * u - v)
-
-    def pulled(turned: Array, u: Array, n: Array, to_norm: Array, primal: Array) -> Array | None:
-        slope = jnp.where(n == 0, 0, (to_gap - to_cosine) * turned / jnp.where(n == 0, 1, n)) + to_norm * u
+    def pulled(slope: Array, scale: Array, primal: Array) -> Array | None:
+        slope = slope / scale
         return cotangent(summed(slope if keep is None else jnp.where(keep, slope, 0), primal.shape), primal)
 
-    return pulled(turn(u, v), u, x_norm, to_x_norm, x), pulled(turn(v, u), v, y_norm, to_y_norm, y), None
+    return pulled(to_x, f.x_scale, x), pulled(to_y, f.y_scale, y), None
 
 
 cosines.defvjp(_cosines_fwd, _cosines_bwd)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.row_masks import class_axes, masks
 from jaxloss._core.typing import Array, Axis
 
 
@@ -40,23 +41,6 @@ def over_classes(
 def require_classes(fn: str, arg: str, x: Array, axis: int) -> None:
     if x.shape[axis] == 0:
         raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
-
-
-def class_axes(fn: str, axis: Axis | None, ndim: int) -> tuple[int, ...]:
-    return tuple(range(ndim)) if axis is None else checks.axes(fn, axis, ndim)
-
-
-def masks(
-    fn: str, where: Any, shape: tuple[int, ...], axes: tuple[int, ...], of: str
-) -> tuple[Array | None, Array | None]:
-    """What to keep of each row, all or nothing of it with class axes of length 1; and the rows of which anything is."""
-    if where is None:
-        return None, None
-    where = checks.mask(fn, "where", where)
-    if where.shape == tuple(n for i, n in enumerate(shape) if i not in axes):
-        return jnp.expand_dims(where, axes), where
-    keep = checks.broadcast(fn, "where", where, shape, of)
-    return keep, jnp.any(keep, axis=axes)
 
 
 def rule_out(keep: Array | None, x: Array, axis: int) -> Array:

@@ -11,8 +11,8 @@ from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.row_masks import class_axes, masks
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._divergence.arguments import class_axes, masks
 
 
 @loss(arrays=4)

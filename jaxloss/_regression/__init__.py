@@ -17,6 +17,8 @@ from jaxloss._regression.absolute import huber_loss as huber_loss
 from jaxloss._regression.absolute import smooth_l1_loss as smooth_l1_loss
 from jaxloss._regression.asymmetric import expectile_loss as expectile_loss
 from jaxloss._regression.asymmetric import quantile_loss as quantile_loss
+from jaxloss._regression.cosine import cosine_distance as cosine_distance
+from jaxloss._regression.cosine import cosine_similarity as cosine_similarity
 from jaxloss._regression.counts import gamma_nll as gamma_nll
 from jaxloss._regression.counts import negative_binomial_nll as negative_binomial_nll
 from jaxloss._regression.counts import poisson_nll as poisson_nll
