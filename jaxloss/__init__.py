@@ -2,6 +2,7 @@
 
 from jaxloss._binary import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxloss._contrastive import (
+    barlow_twins_loss,
     circle_loss,
     clip_loss,
     contrastive_loss,
@@ -14,6 +15,7 @@ from jaxloss._contrastive import (
     siglip_loss,
     supervised_contrastive_loss,
     triplet_margin_loss,
+    vicreg_loss,
 )
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._divergence import (
@@ -94,6 +96,7 @@ __all__ = [
     "absolute_error",
     "absolute_percentage_error",
     "asymmetric_loss",
+    "barlow_twins_loss",
     "circle_loss",
     "clip_loss",
     "contrastive_loss",
@@ -168,6 +171,7 @@ __all__ = [
     "triplet_margin_loss",
     "tweedie_deviance",
     "uncertainty_weighted_sum",
+    "vicreg_loss",
     "wasserstein_1d",
     "weighted_sum",
     "z_loss",

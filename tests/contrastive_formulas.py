@@ -234,3 +234,40 @@ def circle_loss(
         return m.where(positive.any(-1) & negative.any(-1), each, 0 * each)
 
     return kept_alone(m, losses, where, weights, x, labels)
+
+
+def centred(x: Any) -> Any:
+    return x - x.sum(0) / len(x)
+
+
+def beside_the_diagonal(m: Maths, c: Any) -> Any:
+    return m.where(np.eye(len(c), dtype=bool), 0 * c, c**2).sum()
+
+
+def barlow_twins_loss(m: Maths, x: Any, y: Any, off_diagonal_weight: Any = 5e-3, where: Any = None) -> Any:
+    if where is not None:
+        x, y = x[where], y[where]
+    c = unit(m, centred(x).T) @ unit(m, centred(y).T).T
+    return ((1 - m.xp.diagonal(c)) ** 2).sum() + off_diagonal_weight * beside_the_diagonal(m, c)
+
+
+def vicreg_loss(
+    m: Maths,
+    x: Any,
+    y: Any,
+    invariance_weight: Any = 25.0,
+    variance_weight: Any = 25.0,
+    covariance_weight: Any = 1.0,
+    target_deviation: Any = 1.0,
+    eps: Any = 1e-4,
+    where: Any = None,
+) -> Any:
+    if where is not None:
+        x, y = x[where], y[where]
+    n, d = x.shape
+    total = invariance_weight * ((x - y) ** 2).sum() / (n * d)
+    for z in (centred(x), centred(y)):
+        c = z.T @ z / max(n - 1, 1)
+        short = positive_part(m, target_deviation - (m.xp.diagonal(c) + eps) ** 0.5)
+        total = total + variance_weight * short.sum() / d + covariance_weight * beside_the_diagonal(m, c) / d
+    return total

@@ -300,6 +300,26 @@ _CIRCLE_EDGES = (
     Edge("opposed", (_OPPOSED + _OPPOSED, [0, 1, 0, 1]), [math.log(3.0)] * 4, (_CALM,), {"margin": 0.0}),
     Edge("nan", ([[NAN, 1.0], *_TWO[1:]], [0, 0, 1, 1]), [NAN] * 4, "any"),
 )
+_SQUARE = [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]
+_LONG, _SHORT = [[2.0**60, -(2.0**60)], [-(2.0**60), -(2.0**60)]], [[2.0**-60, 1.0], [-(2.0**-60), 1.0]]
+_CONSTANT = [[0.1, 1.0], [0.1, -1.0], [0.1, 0.0]]
+_COLLAPSED = [[0.1, -3.0]] * 3
+_BARLOW_EDGES = (
+    Edge("one example", (_1, _FIVE), 2.0, (_0, _0)),
+    Edge("same", (_SQUARE, [[3 * a + 7, 4 * b] for a, b in _SQUARE]), 0.0, (_CALM, _CALM)),
+    Edge("opposed", (_SQUARE, [[-a, -b] for a, b in _SQUARE]), 8.0, (_CALM, _CALM)),
+    Edge("units far apart", (_LONG, _SHORT), 1.0, (_ORIGIN, _ORIGIN)),
+    Edge("constant feature", (_CONSTANT, _CONSTANT), 1.0, ([[0.0, 0.0]] * 3,) * 2),
+    Edge("collapsed", (_COLLAPSED, _COLLAPSED), 2.0, ([[0.0, 0.0]] * 3,) * 2),
+    Edge("nan", ([[NAN, 1.0], [1.0, 0.0]], _ORIGIN), NAN, "any"),
+)
+_VICREG_EDGES = (
+    Edge("one example", (_FIVE, _FIVE), 49.5, (_0, _0)),
+    Edge("spread", ([[2 * a, 2 * b] for a, b in _SQUARE],) * 2, 0.0, (_CALM, _CALM)),
+    Edge("collapsed", (_COLLAPSED, _COLLAPSED), 49.5, ([[0.0, 0.0]] * 3,) * 2),
+    Edge("collapsed without eps", (_COLLAPSED, _COLLAPSED), 50.0, ([[0.0, 0.0]] * 3,) * 2, {"eps": 0.0}),
+    Edge("nan", ([[NAN, 1.0], [1.0, 0.0]], _ORIGIN), NAN, "any"),
+)
 
 CASES = [
     Case(
@@ -466,5 +486,30 @@ CASES = [
         },
         edges=_CIRCLE_EDGES,
         temporaries=(3.25, 6.5),
+    ),
+    Case(
+        jaxloss.barlow_twins_loss,
+        formulas.barlow_twins_loss,
+        embeddings,
+        "total",
+        options={"kept": {"where": kept}, "everything": {"off_diagonal_weight": 0.3}},
+        edges=_BARLOW_EDGES,
+    ),
+    Case(
+        jaxloss.vicreg_loss,
+        formulas.vicreg_loss,
+        embeddings,
+        "total",
+        options={
+            "kept": {"where": kept},
+            "everything": {
+                "invariance_weight": 2.0,
+                "variance_weight": 3.0,
+                "covariance_weight": 0.5,
+                "target_deviation": 1.7,
+                "eps": 0.05,
+            },
+        },
+        edges=_VICREG_EDGES,
     ),
 ]

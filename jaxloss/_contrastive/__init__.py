@@ -8,6 +8,8 @@ from jaxloss._contrastive.in_batch import info_nce_loss as info_nce_loss
 from jaxloss._contrastive.in_batch import n_pair_loss as n_pair_loss
 from jaxloss._contrastive.pairs import contrastive_loss as contrastive_loss
 from jaxloss._contrastive.pairs import cosine_embedding_loss as cosine_embedding_loss
+from jaxloss._contrastive.redundancy import barlow_twins_loss as barlow_twins_loss
+from jaxloss._contrastive.redundancy import vicreg_loss as vicreg_loss
 from jaxloss._contrastive.siglip import siglip_loss as siglip_loss
 from jaxloss._contrastive.signs import hinge_embedding_loss as hinge_embedding_loss
 from jaxloss._contrastive.signs import margin_ranking_loss as margin_ranking_loss
