@@ -36,23 +36,36 @@ class Head(NamedTuple):
 
 
 def head(
-    fn: str, hidden: Any, kernel: Any, bias: Any, layout: str, over: Any = None, num_classes: int | None = None
+    fn: str,
+    hidden: Any,
+    kernel: Any,
+    bias: Any,
+    layout: str,
+    over: Any = None,
+    num_classes: int | None = None,
+    whose: str = "",
 ) -> Head:
-    h, w = checks.floating(fn, "hidden", hidden), checks.floating(fn, "kernel", kernel)
-    checks.choice(fn, "kernel_layout", layout, ("dv", "vd"))
+    """`whose` comes before the names in errors, as in "teacher_hidden"."""
+    of_hidden, of_kernel, of_bias = (whose + name for name in ("hidden", "kernel", "bias"))
+    h, w = checks.floating(fn, of_hidden, hidden), checks.floating(fn, of_kernel, kernel)
+    checks.choice(fn, f"{of_kernel}_layout", layout, ("dv", "vd"))
     shape = "[D, V]" if layout == "dv" else "[V, D]"
     if h.ndim == 0 or w.ndim != 2:
-        raise ValueError(f"{fn}: hidden must be [*, D] and kernel {shape}, got shapes {h.shape} and {w.shape}")
+        raise ValueError(
+            f"{fn}: {of_hidden} must be [*, D] and {of_kernel} {shape}, got shapes {h.shape} and {w.shape}"
+        )
     width, classes = w.shape if layout == "dv" else w.shape[::-1]
     if h.shape[-1] != width:
         other = "vd" if layout == "dv" else "dv"
-        hint = f'; is it kernel_layout="{other}"?' if h.shape[-1] == classes else ""
-        raise ValueError(f"{fn}: hidden of shape {h.shape} does not fit a kernel {shape} of shape {w.shape}{hint}")
+        hint = f'; is it {of_kernel}_layout="{other}"?' if h.shape[-1] == classes else ""
+        raise ValueError(
+            f"{fn}: {of_hidden} of shape {h.shape} does not fit a {of_kernel} {shape} of shape {w.shape}{hint}"
+        )
     if classes == 0:
-        raise ValueError(f"{fn}: kernel of shape {w.shape} has no classes")
+        raise ValueError(f"{fn}: {of_kernel} of shape {w.shape} has no classes")
     if h.dtype != w.dtype:
         raise TypeError(
-            f"{fn}: hidden and kernel must have one dtype, got {h.dtype} and {w.dtype}; convert one of them"
+            f"{fn}: {of_hidden} and {of_kernel} must have one dtype, got {h.dtype} and {w.dtype}; convert one of them"
         )
     total = classes
     if over is not None:
@@ -60,10 +73,13 @@ def head(
         total *= lax.axis_size(over)
     if num_classes is not None:
         if not 0 < num_classes <= total:
-            raise ValueError(f"{fn}: num_classes must be in [1, {total}], the classes of the kernel, got {num_classes}")
+            raise ValueError(
+                f"{fn}: num_classes must be in [1, {total}], the classes of the {of_kernel}, got {num_classes}"
+            )
         total = num_classes
     if bias is not None:
-        bias = checks.same_shape(fn, "bias", checks.floating(fn, "bias", bias), (classes,), "classes of the kernel")
+        b = checks.floating(fn, of_bias, bias)
+        bias = checks.same_shape(fn, of_bias, b, (classes,), f"classes of the {of_kernel}")
     batch = h.shape[:-1]
     return Head(h.reshape(math.prod(batch), width), w, bias, layout, batch, classes, total, over)
 

@@ -47,7 +47,7 @@ def choose(
     kernel is float32 itself.
     """
     checks.choice(fn, "method", method, METHODS)
-    budget = _budget(fn, shape, memory_budget)
+    budget = _budget(fn, shape.width * shape.classes * shape.itemsize, memory_budget)
     chunk = None if chunk_size is None else _positive(fn, "chunk_size", chunk_size)
     whole = 8 * shape.tokens * shape.classes
     if method == "fast" and not reduced:
@@ -64,11 +64,25 @@ def choose(
         least = 4 * min(shape.classes, _BLOCK)
         raise ValueError(f"{fn}: memory_budget={memory_budget} does not hold one row of a block; give at least {least}")
     if method == "fast":
-        tokens = chunk or max(budget // (4 * shape.classes), 1)
-        return method, Sizes(_even(shape.tokens, min(tokens, _MOST_TOKENS)), _block(shape.classes))
-    classes = _block(shape.classes)
-    tokens = chunk or max(budget // (8 * classes), 1)
-    return method, Sizes(_even(shape.tokens, min(tokens, _MOST_TOKENS_LEAN)), classes)
+        tokens = chunk or min(max(budget // (4 * shape.classes), 1), _MOST_TOKENS)
+        return method, Sizes(_even(shape.tokens, tokens), block_of(shape.classes))
+    classes = block_of(shape.classes)
+    tokens = chunk or min(max(budget // (8 * classes), 1), _MOST_TOKENS_LEAN)
+    return method, Sizes(_even(shape.tokens, tokens), classes)
+
+
+def rows_in_chunk(
+    fn: str, tokens: int, classes: int, kernel_bytes: int, chunk_size: int | None, memory_budget: int | None
+) -> int:
+    """Tokens in a chunk for a loss that sees whole rows, of `classes` logits in all: they and their gradient are held."""
+    budget = _budget(fn, kernel_bytes, memory_budget)
+    if chunk_size is not None:
+        return _even(tokens, _positive(fn, "chunk_size", chunk_size))
+    row = 8 * classes
+    if memory_budget is not None and row > budget:
+        raise ValueError(f"{fn}: memory_budget={memory_budget} does not hold one row of logits; give at least {row}")
+    most = max(budget // row, 1)
+    return _even(tokens, min(most, _MOST_TOKENS) if jax.default_backend() == "cpu" else most)
 
 
 # Chosen by measurement (`benchmarks/linear.py`). On the CPU a tile of float32 logits should stay in the cache;
@@ -78,7 +92,7 @@ _MOST_TOKENS, _MOST_TOKENS_LEAN = 512, 1024
 _BLOCK = 2048
 
 
-def _block(classes: int) -> int:
+def block_of(classes: int) -> int:
     if jax.default_backend() != "cpu":
         return classes
     return _even(classes, _BLOCK)
@@ -92,10 +106,8 @@ def _even(n: int, most: int) -> int:
     return min(-(-size // 16) * 16, most, n)
 
 
-def _budget(fn: str, shape: Shape, given: Any) -> int:
-    if given is not None:
-        return _positive(fn, "memory_budget", given)
-    return max(64 * _MIB, shape.width * shape.classes * shape.itemsize)
+def _budget(fn: str, kernel_bytes: int, given: Any) -> int:
+    return max(64 * _MIB, kernel_bytes) if given is None else _positive(fn, "memory_budget", given)
 
 
 def _positive(fn: str, arg: str, value: Any) -> int:
