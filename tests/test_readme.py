@@ -8,6 +8,8 @@ import re
 import pytest
 from printed import same
 
+import jaxloss
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<printed>.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
@@ -40,3 +42,11 @@ def test_figures_and_links_exist():
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README.read_text(encoding="utf-8"))
     missing = [t for t in targets if not (README.parent / t).exists()]
     assert not missing
+
+
+@pytest.mark.core
+def test_every_public_name_is_in_a_table_or_shown():
+    text = README.read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(\w+)`", " ".join(line.split(" | ")[0] for line in table)))
+    assert set(jaxloss.__all__) - {"custom_vjp"} <= named  # which has a section of its own
