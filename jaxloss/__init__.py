@@ -61,6 +61,7 @@ from jaxloss._preference import (
     policy_gradient_loss,
     simpo_loss,
 )
+from jaxloss._ranking import ranking_softmax_loss
 from jaxloss._reduction import reduce
 from jaxloss._regression import (
     absolute_error,
@@ -145,6 +146,7 @@ __all__ = [
     "policy_gradient_loss",
     "pseudo_huber_loss",
     "quantile_loss",
+    "ranking_softmax_loss",
     "reduce",
     "renyi_divergence",
     "robust_loss",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from registry_formulas import Maths
 
@@ -271,3 +272,16 @@ def vicreg_loss(
         short = positive_part(m, target_deviation - (m.xp.diagonal(c) + eps) ** 0.5)
         total = total + variance_weight * short.sum() / d + covariance_weight * beside_the_diagonal(m, c) / d
     return total
+
+
+def ranking_softmax_loss(
+    m: Maths, x: Any, labels: Any, where: Any = None, weights: Any = 1.0, reduce_fn: Any = jnp.mean
+) -> Any:
+    keep = np.ones(x.shape, bool) if where is None else np.broadcast_to(where, x.shape)
+    target = m.where(keep, m.xp.broadcast_to(labels, x.shape) * weights, m.number(0.0))
+    rows = keep.any(-1, keepdims=True)
+    x = m.where(keep | ~rows, x, m.number(-np.inf))
+    losses = m.times(target, m.log_sum_exp(x) - x).sum(-1)
+    if reduce_fn is None:
+        return losses
+    return losses.sum() if reduce_fn is jnp.sum else losses.sum() / max(rows.sum(), 1)

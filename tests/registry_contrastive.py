@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import contrastive_formulas as formulas
+import jax.numpy as jnp
 import numpy as np
 from registry_case import INF, NAN, Case, Edge, normal
 
@@ -146,6 +147,28 @@ def ranked_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
 def ranked_right(rng: RNG, shape: Shape) -> list[np.ndarray]:
     a, _, y = ranked(rng, shape)
     return [a, a - y, y]
+
+
+def lists(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """Graded relevance, with zeros."""
+    return [2 * rng.standard_normal(shape), rng.integers(0, 3, shape) * rng.uniform(0.5, 1.0, shape)]
+
+
+def lists_apart(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    """The best item is relevant."""
+    scores = scale * rng.standard_normal(shape)
+    return [scores, 1.0 * (scores == scores.max(-1, keepdims=True))]
+
+
+def ragged(rng: RNG, shape: Shape) -> np.ndarray:
+    """Lists of any length; nothing of the second."""
+    length = rng.integers(1, shape[-1] + 1, shape[:-1])
+    length.flat[1:2] = 0
+    return np.arange(shape[-1]) < length[..., None]
+
+
+def items(low: float, high: float) -> Any:
+    return lambda rng, shape: rng.uniform(low, high, shape)
 
 
 def in_groups(rng: RNG, shape: Shape) -> list[np.ndarray]:
@@ -325,6 +348,15 @@ _VICREG_EDGES = (
     Edge("collapsed", (_COLLAPSED, _COLLAPSED), 49.5, ([[0.0, 0.0]] * 3,) * 2),
     Edge("collapsed without eps", (_COLLAPSED, _COLLAPSED), 50.0, ([[0.0, 0.0]] * 3,) * 2, {"eps": 0.0}),
     Edge("nan", ([[NAN, 1.0], [1.0, 0.0]], _ORIGIN), NAN, "any"),
+)
+_RANKING_SOFTMAX_EDGES = (
+    Edge("equal scores", ([0.0, 0.0], [1.0, 0.0]), math.log(2.0), ([-0.5, 0.5], [math.log(2.0)] * 2)),
+    Edge("nothing relevant", ([[1.0, 2.0]], [[0.0, 0.0]]), 0.0, (_0, "finite")),
+    Edge("one item", ([[3.0]], [[2.0]]), 0.0, ([[0.0]], [[0.0]])),
+    Edge("confident", ([80.0, 0.0], [1.0, 0.0]), _TINY, ([-_TINY, _TINY], "finite")),
+    Edge("ruled out", ([1.0, -INF], [1.0, 0.0]), 0.0, ([0.0, 0.0], "any")),
+    Edge("relevant but ruled out", ([1.0, -INF], [0.0, 1.0]), INF, "any"),
+    Edge("nan", ([NAN, 1.0], [1.0, 0.0]), NAN, "any"),
 )
 
 CASES = [
@@ -517,5 +549,22 @@ CASES = [
             },
         },
         edges=_VICREG_EDGES,
+    ),
+    Case(
+        jaxloss.ranking_softmax_loss,
+        formulas.ranking_softmax_loss,
+        lists,
+        "total",
+        options={
+            "sum": {"reduce_fn": lambda rng, shape: jnp.sum, "weights": items(0.5, 2.0)},
+            "each list": {"reduce_fn": None, "where": ragged},
+            "ragged": {"where": ragged, "weights": items(0.5, 2.0)},
+            "everything": {"weights": items(0.5, 2.0), "reduce_fn": None},
+        },
+        edges=_RANKING_SOFTMAX_EDGES,
+        optax="ranking_softmax_loss",
+        zero=lambda rng, shape: [300.0 * (x := 1.0 * (np.arange(shape[-1]) == 1)), x],
+        accurate=lists_apart,
+        scales=(1e-3, 1.0, 10.0, 1e3),
     ),
 ]

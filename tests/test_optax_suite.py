@@ -40,7 +40,6 @@ MISSING = {
     "dice_loss",
     "multiclass_generalized_dice_loss",
     "poly_loss_cross_entropy",
-    "ranking_softmax_loss",
 }
 
 
