@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +85,7 @@ def _ranking_softmax(logits: Any, labels: Any, where: Any, weights: Any, *, redu
 
     def losses(logits: Array, labels: Array, weights: Array | None, where: Array | None) -> Array:
         given = promote(labels) if weights is None else promote(labels, weights)
-        target = math.prod(fill(where, jnp.broadcast_to(x, logits.shape)) for x in given)
+        target = functools.reduce(jnp.multiply, (fill(where, jnp.broadcast_to(x, logits.shape)) for x in given))
         return Rows(fn, "logits", logits, -1, where).cross_entropy(target, weights=None, reduction="none")
 
     # What is kept for the backward pass are the arguments as they came, not the product of labels and weights.

@@ -284,4 +284,4 @@ def ranking_softmax_loss(
     losses = m.times(target, m.log_sum_exp(x) - x).sum(-1)
     if reduce_fn is None:
         return losses
-    return losses.sum() if reduce_fn is jnp.sum else losses.sum() / max(rows.sum(), 1)
+    return m.total(losses) if reduce_fn is jnp.sum else m.total(losses) / max(rows.sum(), 1)
