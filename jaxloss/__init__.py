@@ -90,6 +90,7 @@ from jaxloss._regression import (
     uncertainty_weighted_sum,
     weighted_sum,
 )
+from jaxloss._reweighted import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
 
 __version__ = "0.1.0"
 
@@ -115,6 +116,7 @@ __all__ = [
     "gaussian_crps",
     "gaussian_kl",
     "gaussian_nll",
+    "generalized_cross_entropy",
     "generalized_kl_divergence",
     "hellinger_distance",
     "hinge_embedding_loss",
@@ -144,6 +146,7 @@ __all__ = [
     "perceptron_loss",
     "poisson_nll",
     "policy_gradient_loss",
+    "poly_loss_cross_entropy",
     "pseudo_huber_loss",
     "quantile_loss",
     "ranking_softmax_loss",
@@ -162,6 +165,7 @@ __all__ = [
     "soft_margin_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss",
     "softmax_kl_divergence",
     "sparsemax_loss",
     "squared_error",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry_formulas import Maths, weighted
+import numpy as np
+from registry_formulas import (
+    Maths,
+    integer_cross_entropy,
+    kept_classes,
+    last,
+    scores,
+    softmax_cross_entropy,
+    weighted,
+)
 
 
 def power(m: Maths, base: Any, exponent: Any) -> Any:
@@ -30,3 +39,64 @@ def asymmetric_loss(
     log_room = m.where(margin + 0 * p == 0, -m.softplus(x), m.log(m.where(shifted > 0, q + margin, 0 * p + 1)))
     negative = m.where(shifted > 0, power(m, shifted, gamma_neg) * -log_room, 0 * p)
     return weighted(m, m.times(y, power(m, q, gamma_pos) * m.softplus(-x)) + m.times(1 - y, negative), **given)
+
+
+def _of_cost(m: Maths, f: Any, x: Any, y: Any, axis: Any, where: Any, class_weights: Any, ignore_index: Any) -> Any:
+    cost = integer_cross_entropy(m, x, y, axis=axis, where=where)
+    losses = f(cost)
+    if class_weights is not None:
+        losses = losses * class_weights[np.asarray(y)]
+    gone = np.zeros(np.shape(y), bool) if ignore_index is None else np.asarray(y) == ignore_index
+    gone = gone | ~kept_classes(m, x, where, axis).any(-1)
+    return m.where(gone, 0 * losses, losses)
+
+
+def softmax_focal_loss(
+    m: Maths,
+    x: Any,
+    y: Any,
+    gamma: Any = 2.0,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = None,
+    ignore_index: Any = None,
+) -> Any:
+    def focal(cost: Any) -> Any:
+        return power(m, 1 - m.exp(-cost), gamma) * cost
+
+    return _of_cost(m, focal, x, y, axis, where, class_weights, ignore_index)
+
+
+def generalized_cross_entropy(
+    m: Maths,
+    x: Any,
+    y: Any,
+    q: Any = 0.7,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = None,
+    ignore_index: Any = None,
+) -> Any:
+    def lq(cost: Any) -> Any:
+        return (1 - m.exp(-q * cost)) / q
+
+    return _of_cost(m, lq, x, y, axis, where, class_weights, ignore_index)
+
+
+def poly_loss_cross_entropy(
+    m: Maths,
+    x: Any,
+    t: Any,
+    epsilon: Any = 2.0,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = 1.0,
+) -> Any:
+    cross = softmax_cross_entropy(m, x, t, axis=axis, where=where, class_weights=class_weights)
+    t = last(m, m.xp.broadcast_to(t, x.shape), axis)
+    z, keep = scores(m, x, where, axis)
+    empty = ~keep.any(-1, keepdims=True)
+    z = m.where(empty, 0 * m.number(1.0), z)
+    p = m.exp(z - m.log_sum_exp(z))
+    miss = m.times(m.where(empty, 0 * t, t) * class_weights, 1 - p).sum(-1)
+    return cross + epsilon * miss

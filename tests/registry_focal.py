@@ -7,6 +7,20 @@ from typing import Any
 import focal_formulas as formulas
 import numpy as np
 from registry_case import INF, NAN, Case, Edge
+from registry_classes import (
+    class_weights,
+    classes_kept,
+    classes_kept_anywhere,
+    confident,
+    dense,
+    dense_confident,
+    integer,
+    integer_first_axis,
+    integer_two_axes,
+    right_distributions,
+    right_labels,
+    rows_kept,
+)
 from registry_regression import (
     binary,
     broadcast_decisions,
@@ -36,6 +50,41 @@ def saturated(gamma: float) -> Edge:
 
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
+TINY = 1.8048513878454153e-35  # exp(-80)
+
+
+def _of_label(fn: Any, options: dict[str, Any], edges: tuple[Edge, ...], everything: dict[str, Any]) -> Case:
+    """The loss is a function of the cross-entropy, with slope 1 in it where it vanishes."""
+    common = {
+        "first axis": {"axis": 0},
+        "two axes": {"axis": (0, 2)},
+        "classes kept": {"where": classes_kept},
+        "ignored": {"ignore_index": 2},
+        "everything": {"where": rows_kept, "class_weights": class_weights, **everything},
+    }
+    shared = (
+        Edge("class ruled out", ([[0.0, -INF]], [0]), [0.0], ([[0.0, 0.0]],)),
+        Edge("far apart", ([[3e38, -3e38]], [0]), [0.0], ([[0.0, 0.0]],)),
+        Edge("one class", ([[3.0]], [0]), [0.0], ([[0.0]],)),
+        Edge("label out of range", ([[1.0, 2.0]], [2]), [NAN], ([[NAN, NAN]],)),
+        Edge("ignored", ([[NAN, 2.0]], [-100]), [0.0], ([[0.0, 0.0]],), {"ignore_index": -100}),
+        Edge("nan", ([[NAN, 0.0]], [1]), [NAN], "any"),
+    )
+    return Case(
+        fn,
+        getattr(formulas, fn.__name__),
+        integer,
+        "axis",
+        options={**common, **options},
+        shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
+        makers={"first axis": integer_first_axis, "two axes": integer_two_axes},
+        edges=(*shared, *edges),
+        zero=right_labels,
+        accurate=confident,
+        scales=(1e-3, 1.0, 10.0, 1e3),
+        conditioned=10.0,
+    )
+
 
 CASES = [
     Case(
@@ -106,5 +155,60 @@ CASES = [
         zero=right_decisions,
         accurate=decided,
         conditioned=0.0,
+    ),
+    _of_label(
+        jaxloss.softmax_focal_loss,
+        {f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)},
+        (
+            *(Edge(f"wrong by far, {g}", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],), {"gamma": g}) for g in GAMMAS),
+            Edge("no gamma", ([[80.0, 0.0]], [0]), [TINY], ([[-TINY, TINY]],), {"gamma": 0.0}),
+            Edge("root", ([[80.0, 0.0]], [0]), [0.0], ([[0.0, 0.0]],), {"gamma": 0.5}),
+            Edge(
+                "all equal", ([[0.0, 0.0]], [0]), [np.log(2) / 4], ([[-np.log(2) / 4 - 0.125, np.log(2) / 4 + 0.125]],)
+            ),
+            Edge("label ruled out", ([[-INF, 0.0]], [0]), [INF], ([[-1.0, 1.0]],)),
+        ),
+        {"gamma": 1.5},
+    ),
+    _of_label(
+        jaxloss.generalized_cross_entropy,
+        {"misses": {"q": 1.0}, "nearly cross-entropy": {"q": 1e-4}, "half": {"q": 0.5}},
+        (
+            Edge("confident", ([[80.0, 0.0]], [0]), [TINY], ([[-TINY, TINY]],)),
+            Edge("wrong by far", ([[0.0, 1e4]], [0]), [1 / 0.7], ([[0.0, 0.0]],)),
+            Edge("label ruled out", ([[-INF, 0.0]], [0]), [2.0], ([[0.0, 0.0]],), {"q": 0.5}),
+            Edge("cross-entropy", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],), {"q": 0.0}),
+            Edge("cross-entropy, ruled out", ([[-INF, 0.0]], [0]), [INF], ([[-1.0, 1.0]],), {"q": 0.0}),
+        ),
+        {"q": 0.3},
+    ),
+    Case(
+        jaxloss.poly_loss_cross_entropy,
+        formulas.poly_loss_cross_entropy,
+        dense,
+        "axis",
+        options={
+            "detection": {"epsilon": -1.0},
+            "cross-entropy": {"epsilon": 0.0},
+            "first axis": {"axis": 0},
+            "two axes": {"axis": (0, 2)},
+            "all axes": {"axis": None},
+            "row of no class": {"where": classes_kept_anywhere},
+            "everything": {"epsilon": 0.7, "where": rows_kept, "class_weights": class_weights},
+        },
+        shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
+        edges=(
+            Edge("all equal", ([[0.0, 0.0]], [[1.0, 0.0]]), [np.log(2) + 1], ([[-1.0, 1.0]], "any")),
+            Edge("confident", ([[80.0, 0.0]], [[1.0, 0.0]]), [3 * TINY], ([[-3 * TINY, 3 * TINY]], "any")),
+            Edge("confident and wrong", ([[0.0, 1e4]], [[1.0, 0.0]]), [1e4 + 2], ([[-1.0, 1.0]], "any")),
+            Edge("class ruled out", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+            Edge("label ruled out", ([[-INF, 0.0]], [[1.0, 0.0]]), [INF], ([[-1.0, 1.0]], "any")),
+            Edge("far apart", ([[3e38, -3e38]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+            Edge("no target", ([[1.0, -INF]], [[0.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+            Edge("nan", ([[NAN, 0.0]], [[1.0, 0.0]]), [NAN], "any"),
+        ),
+        optax="poly_loss_cross_entropy",
+        zero=right_distributions,
+        accurate=dense_confident,
     ),
 ]

@@ -6,10 +6,10 @@ import math
 
 import jax.numpy as jnp
 
-from jaxloss._binary.power import power, times
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -71,7 +71,7 @@ def _asymmetric(
     small, near, yes = e * large, e * stable.log1p_ratios(e)[0], x >= 0
     p, q = jnp.where(yes, large, small), jnp.where(yes, small, large)
     log_p, log_q = near + jnp.where(yes, 0, size), near + jnp.where(yes, size, 0)  # of -log
-    by_wrong = power(q, gamma_pos)
+    by_wrong = stable.power(q, gamma_pos)
     positive = by_wrong * log_p
 
     # p_m and 1 - p_m from numerators that lose no digit of e
@@ -81,7 +81,7 @@ def _asymmetric(
     ratio = stable.log1p_ratios(-jnp.where(close, shifted, 0))[0]
     far = jnp.where(plain, log_q, -jnp.log(jnp.where(close | plain, 1, room)))
     ratio = jnp.where(close, ratio, far / jnp.where(close, 1, shifted))  # of -log(1 - p_m) to p_m
-    by_shift = jnp.where(counts, power(shifted, gamma_neg), 0)
+    by_shift = jnp.where(counts, stable.power(shifted, gamma_neg), 0)
     negative = by_shift * shifted * ratio
     losses = times(y, jnp.where(x == -jnp.inf, by_wrong * jnp.inf, positive))
     losses = losses + times(1 - y, jnp.where((x == jnp.inf) & plain, jnp.inf, negative))

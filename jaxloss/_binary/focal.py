@@ -13,10 +13,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._binary.power import power, times
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -81,7 +81,7 @@ def _focal(x: Array, y: Array, alpha: Array | None, gamma: Array) -> tuple[Array
     d = rest + m * e
     divisor = jnp.where(agrees, 1, d)
 
-    wrong = power(large * d, gamma)
+    wrong = stable.power(large * d, gamma)
     weight = wrong if alpha is None else wrong * (alpha * y + (1 - alpha) * (1 - y))
     cost = m * near + rest * (size + near)
     losses = times(weight, jnp.where((rest > 0) & jnp.isinf(x), jnp.inf, cost))

@@ -37,6 +37,14 @@ def number(fn: str, arg: str, value: Any) -> Array:
     return x
 
 
+def scalar(fn: str, arg: str, value: Any) -> Array:
+    """One number for all, traced or not."""
+    x = number(fn, arg, value)
+    if x.shape:
+        raise ValueError(f"{fn}: {arg} must be a single number, got an array of shape {x.shape}")
+    return x
+
+
 def labels(fn: str, arg: str, value: Any) -> Array:
     x = array(fn, arg, value)
     if not jnp.issubdtype(x.dtype, jnp.integer):

@@ -231,7 +231,7 @@ def slopes(
     elif g_cross is not None:
         assert target.weights is not None and row.mass is not None
         t, c_or_1 = target.weights.astype(z.dtype), 1.0 if c is None else c
-        to_scores = g_cross * _mixture_slope(z, stats, p, t * c_or_1, jnp.expand_dims(row.mass, axis), axis)
+        to_scores = g_cross * mixture_slope(z, stats, p, t * c_or_1, jnp.expand_dims(row.mass, axis), axis)
         to_target = cotangent(g_cross * c_or_1 * gap, target.weights)
         to_classes = g_cross * t * gap
     if g_spread is not None:
@@ -325,7 +325,7 @@ def times(weight: Array, value: Array) -> Array:
     return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
-def _mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, total: Array, axis: int) -> Array:
+def mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, total: Array, axis: int) -> Array:
     """T p_k - t_k with T = sum t. A probability above one half is 1 minus something small, which is used there."""
     rest = jnp.expand_dims(stats.rest, axis)
     at_max = (total - t) - total * (rest / (1 + rest))

@@ -62,6 +62,7 @@ __all__ = [
     "phi",
     "phi_near",
     "pick",
+    "power",
     "reference",
     "row_stats",
     "row_sum",
@@ -117,6 +118,12 @@ def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
     by_x = jnp.maximum(jnp.log(y), jnp.finfo(y.dtype).min)
     by_y = jnp.where(x == 0, 0, x / jnp.where(x == 0, 1, y))
     return xlogy(x, y), by_x * tangents[0] + by_y * tangents[1]
+
+
+def power(base: Array, exponent: Array) -> Array:
+    """base^exponent for base >= 0, 1 for exponent 0; at base 0 every derivative is 0 and not NaN."""
+    zero = base == 0
+    return jnp.where(zero, (exponent == 0).astype(base.dtype), jnp.power(jnp.where(zero, 1, base), exponent))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -1,0 +1,166 @@
+"""Functions of the cross-entropy of a label: what is done to it is done to one number for each row.
+
+>>> import jax, jax.numpy as jnp
+>>> right_and_wrong = jnp.array([[4.0, 0.0], [0.0, 4.0]])
+>>> for loss in (softmax_focal_loss, generalized_cross_entropy):
+...     print(jax.grad(lambda x: loss(x, jnp.array([0, 0]), reduction="sum"))(right_and_wrong)[:, 0])
+[-1.7350530e-05 -1.0863959e+00]
+[-0.01775914 -0.05896243]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxloss._core import checks, stable
+from jaxloss._core.api import loss
+from jaxloss._core.class_rows import Rows
+from jaxloss._core.elements import with_slopes
+from jaxloss._core.softmax import Wanted, row_statistics
+from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
+
+
+@loss()
+def softmax_focal_loss(
+    logits: Float[ArrayLike, "*batch classes"],
+    labels: Integer[ArrayLike, "*batch"],
+    *,
+    gamma: float | Array = 2.0,
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Focal loss of classes that exclude each other: $-c_y\,(1 - p_y)^\gamma \log p_y$, $p = \mathrm{softmax}(x)$.
+
+    Rows whose label is probable hardly count. Value and derivatives are finite for any $\gamma \ge 0$, however small
+    $1 - p_y$ is; $\gamma = 0$ is `softmax_cross_entropy_with_integer_labels`.
+
+    Args:
+      logits: raw scores $x$. `-inf` rules a class out; a row of only `-inf` gives NaN.
+      labels: class indices $y$, the shape of the logits without `axis`, in [0, classes); outside of it loss and
+        gradient of the example are NaN, and `checkify` with `user_checks` reports it.
+      gamma: $\gamma \ge 0$, a number.
+      axis: the class axis; several form one class axis in their order, which the labels index flattened.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN; a row that keeps no class is dropped; a label whose class is dropped costs `inf`.
+      weights: multiply the losses of the rows.
+      class_weights: $c$, one for each class ($\alpha$ in the paper). As in every mean here, only `weights` divide.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row (the shape of the labels), or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point, labels not integer or `where` not boolean.
+      ValueError: a shape does not fit the logits, there are no classes, or `gamma` is out of its range.
+
+    Reference: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection" (2017).
+
+    >>> print(softmax_focal_loss(jnp.array([[0.0, 0.0], [9.0, 0.0]]), jnp.array([0, 0])))
+    [1.7328680e-01 1.8789493e-12]
+    """
+    fn = "softmax_focal_loss"
+    checks.in_range(fn, "gamma", gamma, 0, math.inf, open_high=True)
+    rows = Rows(fn, "logits", logits, axis, where)
+    return _of_cost(rows, labels, ignore_index, _focal, ("gamma", gamma), class_weights, weights, reduction)
+
+
+@with_slopes
+def _focal(cost: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
+    p, wrong = jnp.exp(-cost), -jnp.expm1(-cost)
+    none = wrong == 0
+    weight = stable.power(wrong, gamma)
+    bounded = jnp.minimum(cost, jnp.finfo(cost.dtype).max)
+    ratio = jnp.where(none, 1, bounded / jnp.where(none, 1, wrong))
+    log_wrong = jnp.where(p < 0.5, jnp.log1p(-jnp.minimum(p, 0.5)), jnp.log(jnp.where(none, 1, wrong)))
+    return weight * cost, (weight * (gamma * p * ratio + 1), weight * bounded * log_wrong)
+
+
+@loss()
+def generalized_cross_entropy(
+    logits: Float[ArrayLike, "*batch classes"],
+    labels: Integer[ArrayLike, "*batch"],
+    *,
+    q: float | Array = 0.7,
+    axis: Axis = -1,
+    where: Bool[ArrayLike, "..."] | None = None,
+    weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "none",
+) -> Float[Array, "..."]:
+    r"""Generalized cross-entropy: $c_y\,(1 - p_y^q)/q$ with $p = \mathrm{softmax}(x)$, for labels that may be wrong.
+
+    The gradient is that of the cross-entropy times $p_y^q$: rows that contradict their label by far hardly count, and
+    none costs more than $1/q$. $q = 1$ is the probability to be wrong, and the limit $q = 0$, which is taken, the
+    cross-entropy. A confident row keeps all its digits.
+
+    Args:
+      logits: raw scores $x$. `-inf` rules a class out; a row of only `-inf` gives NaN.
+      labels: class indices $y$, the shape of the logits without `axis`, in [0, classes); outside of it loss and
+        gradient of the example are NaN, and `checkify` with `user_checks` reports it.
+      q: $q$ in [0, 1], a number.
+      axis: the class axis; several form one class axis in their order, which the labels index flattened.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN; a row that keeps no class is dropped; a label whose class is dropped has $p_y = 0$.
+      weights: multiply the losses of the rows.
+      class_weights: $c$, one for each class. As in every mean here, only `weights` divide.
+      ignore_index: rows with this label are dropped.
+      reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
+
+    Returns:
+      One loss for each row (the shape of the labels), or a scalar; at least float32.
+
+    Raises:
+      TypeError: logits are not floating-point, labels not integer or `where` not boolean.
+      ValueError: a shape does not fit the logits, there are no classes, or `q` is out of its range.
+
+    Reference: Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels"
+    (2018).
+
+    >>> print(generalized_cross_entropy(jnp.array([[0.0, 0.0], [-jnp.inf, 0.0]]), jnp.array([0, 0]), q=0.5))
+    [0.5857864 2.       ]
+    """
+    fn = "generalized_cross_entropy"
+    checks.in_range(fn, "q", q, 0, 1)
+    rows = Rows(fn, "logits", logits, axis, where)
+    return _of_cost(rows, labels, ignore_index, _generalized, ("q", q), class_weights, weights, reduction)
+
+
+@with_slopes
+def _generalized(cost: Array, q: Array) -> tuple[Array, tuple[Array, Array]]:
+    s = jnp.where(q == 0, 0, q * cost)
+    losses = jnp.where(s == 0, cost, -jnp.expm1(-s) / jnp.where(s == 0, 1, q))
+    # By q it is (e^-s (1 + s) - 1) / q^2, which is -cost^2 / 2 and a series in s where s is small.
+    close = s < 1
+    near = jnp.where(close, s, 0)
+    tiny = near < 1e-3
+    series = jnp.where(tiny, 0.5 + near / 6, stable.phi_near(near) / jnp.square(jnp.where(tiny, 1, near)))
+    far = (1 - jnp.exp(-s) * (1 + jnp.where(close, s, jnp.minimum(s, 1e3)))) / jnp.square(jnp.where(close, 1, q))
+    bounded = jnp.where(close, cost, 0)
+    return losses, (jnp.exp(-s), -jnp.where(close, jnp.square(bounded) * jnp.exp(-near) * series, far))
+
+
+def _of_cost(
+    rows: Rows,
+    labels: Any,
+    ignore_index: int | None,
+    rule: Any,
+    option: tuple[str, Any],
+    class_weights: Any,
+    weights: Any,
+    reduction: str,
+) -> Array:
+    """The losses rule(cost, option) of the cross-entropies of the labels."""
+    y, c = rows.labels(labels, ignore_index), rows.class_weights(class_weights)
+    cost = row_statistics(Wanted(rows.axis), rows.scores(), y, None).cross
+    assert cost is not None
+    losses = rule(cost, checks.scalar(rows.fn, *option).astype(cost.dtype))
+    return rows.total(rows.of_label(c, losses, y), weights, reduction)
