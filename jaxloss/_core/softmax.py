@@ -134,8 +134,7 @@ def targets(target: Array | None, classes: int, over: Any) -> Target:
 def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None) -> Part:
     """What the classes at hand contribute."""
     axis = wanted.axis
-    plain = all(x is None for x in s[1:])
-    stats = stable.part_stats(s.logits, axis) if plain else stable.part_stats(s, axis, lambda cut: scores(cut, axis))
+    stats = score_stats(s, axis)
     at_label = cost = spread = heat = None
     z, n = scores(s, axis), s.logits.shape[axis]
     at_hand = _AtHand(s, stable.reference(stats.max), target.weights, along(class_weights, z, axis))
@@ -149,6 +148,11 @@ def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None)
     if wanted.entropy:
         heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis))
     return Part(stats, at_label, cost, spread, heat)
+
+
+def score_stats(s: Scores, axis: int) -> stable.RowStats:
+    plain = all(x is None for x in s[1:])
+    return stable.part_stats(s.logits, axis) if plain else stable.part_stats(s, axis, lambda cut: scores(cut, axis))
 
 
 class _AtHand(NamedTuple):

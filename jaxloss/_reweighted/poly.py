@@ -12,7 +12,7 @@ from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import cotangent
-from jaxloss._core.softmax import Scores, along, mixture_slope, scores, scores_and_pull, times
+from jaxloss._core.softmax import Scores, along, mixture_slope, score_stats, scores, scores_and_pull, times
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
 
@@ -82,7 +82,7 @@ def _poly(axis: int, s: Scores, target: Array, class_weights: Array | None, epsi
 
 
 def _forward(axis: int, s: Scores, target: Array, class_weights: Array | None, epsilon: Array) -> tuple[Array, Any]:
-    stats = stable.row_stats(s, axis, lambda cut: scores(cut, axis))
+    stats = stable.settled(score_stats(s, axis))
 
     def terms(x: _AtHand) -> tuple[Array, Array, Array]:
         z = scores(x.s, axis)
@@ -97,9 +97,10 @@ def _forward(axis: int, s: Scores, target: Array, class_weights: Array | None, e
 
 
 def _gap_and_miss(z: Array, stats: stable.RowStats, axis: int) -> tuple[Array, Array]:
-    """How far a class is below the maximum, and 1 - p."""
-    gap = stable.gap(z, stats, axis)
-    return gap, stable.one_minus_probability(gap, jnp.expand_dims(stats.rest, axis))
+    """How far a class is below the maximum, and 1 - p: `rest` is at least the exponential of any other class."""
+    gap, rest = stable.gap(z, stats, axis), jnp.expand_dims(stats.rest, axis)
+    below = jnp.where(gap == 0, 0, 1 - stable.exp_minus(z, jnp.expand_dims(stats.max, axis)))
+    return gap, (rest + below) / (1 + rest)
 
 
 def _backward(axis: int, residuals: Any, g: Array) -> Any:
