@@ -556,10 +556,9 @@ CASES = [
         lists,
         "total",
         options={
-            "sum": {"reduce_fn": lambda rng, shape: jnp.sum, "weights": items(0.5, 2.0)},
             "each list": {"reduce_fn": None, "where": ragged},
             "ragged": {"where": ragged, "weights": items(0.5, 2.0)},
-            "everything": {"weights": items(0.5, 2.0), "reduce_fn": None},
+            "everything": {"weights": items(0.5, 2.0), "reduce_fn": lambda rng, shape: jnp.sum},
         },
         edges=_RANKING_SOFTMAX_EDGES,
         optax="ranking_softmax_loss",
