@@ -83,6 +83,7 @@ def in_one_process():
     return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(found)}
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("method", ["dense", "fast", "lean"])
 def test_losses_gradients_and_parameters_are_those_of_one_process(results, method):
     got = {name.removeprefix(method): x for name, x in results.items() if name.startswith(method)}
