@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxloss._core import checks
-from jaxloss._core.reduction import fill, reduce
+from jaxloss._core.reduction import reduce
 from jaxloss._core.row_masks import class_axes, masks
 from jaxloss._core.typing import Array, Axis
 
@@ -41,13 +41,6 @@ def over_classes(
 def require_classes(fn: str, arg: str, x: Array, axis: int) -> None:
     if x.shape[axis] == 0:
         raise ValueError(f"{fn}: {arg} of shape {x.shape} have no classes along axis {axis}")
-
-
-def rule_out(keep: Array | None, x: Array, axis: int) -> Array:
-    """Logits with -inf for a dropped class, and 0 all along a dropped row, where every derivative is finite."""
-    if keep is None or keep.shape[axis] == 1:
-        return fill(keep, x)
-    return jnp.where(keep, x, jnp.where(jnp.any(keep, axis, keepdims=True), -jnp.inf, 0).astype(x.dtype))
 
 
 def _merge(x: Array, axes: tuple[int, ...]) -> Array:

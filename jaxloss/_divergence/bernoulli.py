@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.pair import LOWEST, RULED_OUT
 from jaxloss._core.precision import compute_dtype, cotangent, promote, upcast
 from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._divergence.arguments import scalar
-from jaxloss._divergence.pair import LOWEST, RULED_OUT
 
 
 @loss()

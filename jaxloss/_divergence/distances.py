@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.pair import RULED_OUT, Mean, Pair, along, centred, others, pair, rows, rule_out
 from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._divergence.arguments import over_classes, require_classes, rule_out
+from jaxloss._divergence.arguments import over_classes, require_classes
 from jaxloss._divergence.logits import softmax_kl_divergence
-from jaxloss._divergence.pair import RULED_OUT, Mean, Pair, along, centred, others, pair, rows
 
 
 @loss()

@@ -43,17 +43,17 @@ from jaxloss._linear.tiles import (
 class Factors(NamedTuple):
     """What logits are made of."""
 
-    hidden: Array  # [N, D]
-    kernel: Array  # by `Chunks.layouts`
-    bias: Array | None = None  # [V]
+    hidden: Any  # [N, D]
+    kernel: Any  # by `Chunks.layouts`
+    bias: Any = None  # [V]
 
 
 class Operands(NamedTuple):
-    """What may be differentiated."""
+    """What may be differentiated; also its cotangents, with `None` for what is frozen."""
 
     heads: tuple[Factors, ...]
-    targets: tuple[Array, ...]  # [N, ...]
-    closed: tuple[Array, ...] = ()  # what the loss closes over
+    targets: tuple[Any, ...]  # [N, ...]
+    closed: tuple[Any, ...] = ()  # what the loss closes over
 
 
 class Chunks(NamedTuple):
@@ -94,8 +94,8 @@ def _require_per_token(fn: str, n: int, out: Any) -> None:
     if len(out) != 1 or out[0].shape != (n,):
         got = ", ".join(str(a.shape) for a in out) or "nothing"
         raise ValueError(
-            f"{fn}: loss_fn must return one loss for each of the {n} tokens of a chunk, of shape ({n},), got {got}; the "
-            'tokens must not be reduced in it (reduction="none"), but by the arguments here'
+            f"{fn}: loss_fn must return one loss for each of the {n} tokens of a chunk, of shape ({n},), got {got}; do "
+            'not reduce tokens in it (reduction="none"), the arguments here do'
         )
     if not jnp.issubdtype(out[0].dtype, jnp.floating):
         raise TypeError(f"{fn}: loss_fn must return floating-point losses, got {out[0].dtype}")
@@ -256,7 +256,7 @@ def _add_head(
         kernel = _add_kernel(layout, kernel, small, _of(rows, head.hidden))
     if bias is not None:
         bias = bias + jnp.sum(to_logits, 0)
-    return Factors(hidden, kernel, bias)  # type: ignore[arg-type]
+    return Factors(hidden, kernel, bias)
 
 
 def _add_kernel(layout: str, so_far: Array, to_logits: Array, hidden: Array) -> Array:

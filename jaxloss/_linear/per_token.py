@@ -132,10 +132,11 @@ def reduced(
     options = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
     if reduction == "none" or n == 0:
         losses = each(chunks, x, in_order) if n else jnp.zeros(0, dtype_of_losses(chunks))
-        losses = losses if order is None else permuted(losses, back, order)
+        losses = losses if order is None or back is None else permuted(losses, back, order)
         return reduce(losses.reshape(batch), **options)
     factors = coefficients(batch, dtype_of_losses(chunks), **options).reshape(n)
-    return total(chunks, x, in_order, factors if order is None else permuted(factors, order, back))
+    factors = factors if order is None or back is None else permuted(factors, order, back)
+    return total(chunks, x, in_order, factors)
 
 
 def _kept_first(keep: Array | None) -> tuple[Array | None, Array | None]:

@@ -74,7 +74,7 @@ def choose(
 def rows_in_chunk(
     fn: str, tokens: int, classes: int, kernel_bytes: int, chunk_size: int | None, memory_budget: int | None
 ) -> int:
-    """Tokens in a chunk for a loss that sees whole rows, of `classes` logits in all: they and their gradient are held."""
+    """Tokens in a chunk where whole rows are held, of `classes` logits in all, and their gradient."""
     budget = _budget(fn, kernel_bytes, memory_budget)
     if chunk_size is not None:
         return _even(tokens, _positive(fn, "chunk_size", chunk_size))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import stable
 from jaxloss._core.precision import promote
+from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 
 
@@ -41,6 +42,13 @@ class Pair(NamedTuple):
 
 LOWEST = -1e30  # stands for -inf: finite, so that differences and products with a probability of 0 are too
 RULED_OUT = 1e29  # |d| beyond it is infinite
+
+
+def rule_out(keep: Array | None, x: Array, axis: int) -> Array:
+    """Logits with -inf for a dropped class, and 0 all along a dropped row, where every derivative is finite."""
+    if keep is None or keep.shape[axis] == 1:
+        return fill(keep, x)
+    return jnp.where(keep, x, jnp.where(jnp.any(keep, axis, keepdims=True), -jnp.inf, 0).astype(x.dtype))
 
 
 def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
