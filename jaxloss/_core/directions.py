@@ -134,10 +134,11 @@ def _vectors(x: Array, y: Array, keep: Array | None) -> tuple[Array, Array]:
 
 
 def _balanced(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """A power of two, and x divided by it, which is exact and has its largest entry in [1, 2)."""
+    """A power of two, and x divided by it, which is exact and has its largest entry in [1, 4)."""
     top = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
     _, exponent = _layout(x)
     scale = _nonzero(_with_bits(top, lambda bits: bits & exponent))
+    scale = jnp.minimum(scale, 1 / jnp.finfo(x.dtype).tiny)  # XLA may multiply by the inverse
     return scale, x / scale
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -57,10 +60,10 @@ def cosine_similarity(
     [0.6 0. ]
     """
     fn = "cosine_similarity"
-    found, short, rows = _compared(fn, predictions, targets, epsilon, axis, where)
+    found, rows, short = _compared(fn, predictions, targets, epsilon, axis, where)
     similarity = found.cosine
     if short is not None:
-        similarity = jnp.where(short.is_zero, short.dot, short.share * similarity)
+        similarity = _at_rows(lambda s: jnp.where(s.is_zero, s.dot, s.share * s.value), similarity, short)
     return reduce(similarity, where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
@@ -105,25 +108,35 @@ def cosine_distance(
     [1.e+00 5.e-09]
     """
     fn = "cosine_distance"
-    found, short, rows = _compared(fn, predictions, targets, epsilon, axis, where)
+    found, rows, short = _compared(fn, predictions, targets, epsilon, axis, where)
     distance = found.gap
     if short is not None:
-        distance = jnp.where(short.is_zero, 1 - short.dot, short.share * distance + (1 - short.share))
+        distance = _at_rows(
+            lambda s: jnp.where(s.is_zero, 1 - s.dot, s.share * s.value + (1 - s.share)), distance, short
+        )
     return reduce(distance, where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
 class _Short(NamedTuple):
-    """What `epsilon` makes of short vectors."""
+    """What `epsilon`, the least square of a length, needs of each row."""
 
+    x_norm: Array
+    y_norm: Array
+    epsilon: Array
+    dot: Array  # of the vectors divided by what their lengths count with: the similarity where one of them is 0
+
+
+class _Row(NamedTuple):
+    value: Array
     share: Array  # the product of both lengths, over the product of what they count with
     is_zero: Array
-    dot: Array  # of the vectors divided by what their lengths count with: the similarity where one of them is 0
+    dot: Array
 
 
 def _compared(
     fn: str, predictions: Any, targets: Any, epsilon: Any, axis: Any, where: Any
-) -> tuple[Cosines, _Short | None, Array | None]:
-    """The cosines of checked vectors, what `epsilon` makes of them, and which rows are kept."""
+) -> tuple[Cosines, Array | None, _Short | None]:
+    """The cosines of checked vectors, which rows are kept, and what `epsilon` makes of them if it is on."""
     x = checks.floating(fn, "predictions", predictions)
     y = checks.align(fn, "targets", checks.number(fn, "targets", targets), x.shape, "predictions")
     checks.in_range(fn, "epsilon", epsilon, 0, math.inf)
@@ -131,26 +144,35 @@ def _compared(
     keep, rows = masks(fn, where, x.shape, axes, "predictions")
     found = cosines(axes, x, y, keep)
     if checks.static_number(epsilon) and epsilon == 0:
-        return found, None, rows
+        return found, rows, None
     given = checks.number(fn, "epsilon", epsilon).astype(found.cosine.dtype)
     given = checks.broadcast(fn, "epsilon", given, found.cosine.shape, "result")
-    return found, _short(axes, x, y, keep, found, given), rows
-
-
-def _short(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None, found: Cosines, epsilon: Array) -> _Short:
-    least = jnp.where(epsilon > 0, jnp.sqrt(jnp.where(epsilon > 0, epsilon, 1)), 0)
-    share, divisors = jnp.ones_like(least), []
-    for norm in (found.x_norm, found.y_norm):
-        is_short = norm < least
-        share = share * jnp.where(is_short, norm / jnp.where(is_short, least, 1), 1)
-        length = lax.stop_gradient(jnp.maximum(norm, least))
-        divisors.append(jnp.expand_dims(jnp.where(length == 0, 1, length), axes))
-
-    def dots(x: Array, y: Array, keep: Array | None, x_length: Array, y_length: Array) -> Array:
-        x, y = (fill(keep, v) for v in promote(x, jnp.broadcast_to(y, x.shape)))
-        return blocks.add_up((x / x_length) * (y / y_length), axes)
-
     # A cosine has no derivative at 0, where it jumps; with `epsilon` the dot product goes through. Its value there is
     # 0: it is for the gradient.
-    dot = blocks.per_row(dots, (x, y, keep, *divisors), axes)
-    return _Short(share, (found.x_norm == 0) | (found.y_norm == 0), dot)
+    lengths = (jnp.expand_dims(lax.stop_gradient(v), axes) for v in (found.x_norm, found.y_norm, given))
+    dot = blocks.per_row(functools.partial(_dots, axes), (x, y, keep, *lengths), axes)
+    return found, rows, _Short(found.x_norm, found.y_norm, given, dot)
+
+
+def _dots(
+    axes: tuple[int, ...], x: Array, y: Array, keep: Array | None, x_norm: Array, y_norm: Array, epsilon: Array
+) -> Array:
+    x, y = (fill(keep, v) for v in promote(x, jnp.broadcast_to(y, x.shape)))
+    lengths = (jnp.maximum(norm, jnp.sqrt(epsilon)) for norm in (x_norm, y_norm))
+    x, y = (v / jnp.where(length == 0, 1, length) for v, length in zip((x, y), lengths, strict=True))
+    return blocks.add_up(x * y, axes)
+
+
+def _at_rows(rule: Callable[[_Row], Array], value: Array, short: _Short) -> Array:
+    def combined(value: Array, short: _Short) -> Array:
+        on = short.epsilon > 0
+        least = jnp.where(on, jnp.sqrt(jnp.where(on, short.epsilon, 1)), 0)
+        share = jnp.ones_like(value)
+        for norm in (short.x_norm, short.y_norm):
+            below = norm < least
+            share = share * jnp.where(below, norm / jnp.where(below, least, 1), 1)
+        is_zero = (short.x_norm == 0) | (short.y_norm == 0)
+        return rule(_Row(value, share, is_zero, short.dot))
+
+    # Keeps these numbers, and none of what is made of them.
+    return jax.checkpoint(combined, prevent_cse=False)(value, short)

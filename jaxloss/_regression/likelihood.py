@@ -178,8 +178,8 @@ def student_t_nll(
 
     Reference: Lange, Little, Taylor, "Robust Statistical Modeling Using the t Distribution" (1989).
 
-    >>> print(student_t_nll(jnp.array([0.0, 1e6]), jnp.zeros(2), jnp.ones(2), dof=1.0, full=True))
-    [ 1.14473  28.775751]
+    >>> print(student_t_nll(jnp.array([0.0, 1e6]), jnp.zeros(2), jnp.ones(2), dof=1.0, full=True).round(2))
+    [ 1.14 28.78]
     """
     checks.in_range("student_t_nll", "dof", dof, 0, math.inf, open_low=True)
     rule = _plus(_student, 0.5 * math.log(math.pi) * full)
