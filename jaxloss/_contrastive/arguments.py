@@ -99,13 +99,7 @@ def _matrix(fn: str, arg: str, value: Any) -> Array:
 def positive_number(fn: str, arg: str, value: Any) -> Array:
     """A scalar option, learned or not."""
     checks.in_range(fn, arg, value, 0, math.inf, open_low=True)
-    return scalar(fn, arg, value)
-
-
-def scalar(fn: str, arg: str, value: Any) -> Array:
-    given = checks.number(fn, arg, value)
-    given = given if jnp.issubdtype(given.dtype, jnp.floating) else given.astype(jnp.float32)
-    return checks.same_shape(fn, arg, given, (), "options, a scalar")
+    return checks.scalar(fn, arg, value)
 
 
 def similarities(u: Array, v: Array, temperature: Array, normalize: bool = True) -> Array:

@@ -15,7 +15,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._contrastive.arguments import Batch, SumExp, log1p_exp, positive_number, scalar
+from jaxloss._contrastive.arguments import Batch, SumExp, log1p_exp, positive_number
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.directions import dots, unit
@@ -198,7 +198,7 @@ def circle_loss(
     fn = "circle_loss"
     batch = Batch(fn, where, axis_name, embeddings=embeddings)
     pairs = batch.groups(labels)
-    options = scalar(fn, "margin", margin), positive_number(fn, "gamma", gamma)
+    options = checks.scalar(fn, "margin", margin), positive_number(fn, "gamma", gamma)
 
     def rule(x: Array, everyone: Array | None, margin: Array, gamma: Array) -> Array:
         positive, negative = pairs()

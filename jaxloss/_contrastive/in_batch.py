@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._contrastive.arguments import Batch, positive_number, scalar, similarities
+from jaxloss._contrastive.arguments import Batch, positive_number, similarities
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.directions import dots, unit
@@ -128,7 +128,7 @@ def n_pair_loss(
     checks.in_range(fn, "l2_weight", l2_weight, 0, jnp.inf)
     if not (checks.static_number(l2_weight) and l2_weight == 0):
         squares = batch.losses(_half_squares, *batch.embeddings)
-        losses = losses + scalar(fn, "l2_weight", l2_weight).astype(losses.dtype) * squares
+        losses = losses + checks.scalar(fn, "l2_weight", l2_weight).astype(losses.dtype) * squares
     return batch.reduce(losses, weights, reduction)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxloss._contrastive.arguments import Batch, scalar
+from jaxloss._contrastive.arguments import Batch
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.directions import dots, unit
@@ -156,7 +156,7 @@ def vicreg_loss(
 
 
 def _weight(fn: str, arg: str, value: Any) -> Array:
-    return scalar(fn, arg, checks.in_range(fn, arg, value, 0, math.inf))
+    return checks.scalar(fn, arg, checks.in_range(fn, arg, value, 0, math.inf))
 
 
 def _of_batch(batch: Batch, rule: Callable[..., Array], *operands: Any) -> Array:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxloss._contrastive.arguments import Batch, positive_number, scalar, similarities, softplus
+from jaxloss._contrastive.arguments import Batch, positive_number, similarities, softplus
+from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
@@ -56,7 +57,7 @@ def siglip_loss(
     """
     fn = "siglip_loss"
     batch = Batch(fn, where, axis_name, image_embeddings=image_embeddings, text_embeddings=text_embeddings)
-    temperature, bias = positive_number(fn, "temperature", temperature), scalar(fn, "bias", bias)
+    temperature, bias = positive_number(fn, "temperature", temperature), checks.scalar(fn, "bias", bias)
     kept = batch.everyone_kept()
 
     def rule(x: Array, y: Array, temperature: Array, bias: Array) -> Array:

@@ -66,7 +66,7 @@ def triplet_margin_loss(
 
     rows = Rows(fn, axis, where, anchors=anchors, positives=positives, negatives=negatives)
     for arg, value in (("norm_degree", norm_degree), ("eps", eps)):
-        checks.same_shape(fn, arg, checks.number(fn, arg, value), (), "options, a scalar")
+        checks.scalar(fn, arg, value)
     pairs = ((0, 1), (0, 2), (1, 2)) if swap else ((0, 1), (0, 2))
     near, far, *other = rows.distances(*pairs, degree=norm_degree, eps=eps)
     if swap:
