@@ -18,9 +18,23 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.pair import RULED_OUT, Mean, Pair, Rows, along, centred, others, pair, rows, rule_out, unbounded
-from jaxloss._core.precision import cotangent
+from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
+
+
+def jensen_shannon(
+    axis: int, x: Array, y: Array, temperature: Any, beta: Any, keep: Array | None, normalized: bool = False
+) -> Array:
+    """Of every row; `keep` has the class axis, or length 1 there. With a Python 0.5 for beta less is computed."""
+    dtype = compute_dtype(x, y)
+    b = jnp.asarray(beta, dtype)
+    half = isinstance(beta, float) and beta == 0.5
+    losses = _jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), None if half else b, keep)
+    if normalized:
+        return losses
+    weight = b * (1 - b)
+    return weight * jnp.where((weight == 0) & jnp.isinf(losses), 0, losses)
 
 
 class _Numbers(NamedTuple):
@@ -33,7 +47,7 @@ class _Numbers(NamedTuple):
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
-def jensen_shannon(axis: int, x: Array, y: Array, t: Array, beta: Array | None, keep: Array | None) -> Array:
+def _jensen_shannon(axis: int, x: Array, y: Array, t: Array, beta: Array | None, keep: Array | None) -> Array:
     """KL(q || m) / (1 - beta) + KL(p || m) / beta; without a beta it is one half."""
     return blocks.per_row(lambda *args: _in_block(axis, *args)[0], (x, y, t, beta, keep), axis)
 
@@ -60,7 +74,7 @@ def _pulls(s: _Sides) -> tuple[Array, Array]:
 
 def _jensen_shannon_fwd(axis: int, *args: Any) -> tuple[Array, tuple]:
     def by_rule(*args: Any) -> tuple[Array, _Numbers]:  # the second derivative is the rule's too
-        return jensen_shannon(axis, *args), _in_block(axis, *args)[1]
+        return _jensen_shannon(axis, *args), _in_block(axis, *args)[1]
 
     losses, numbers = blocks.per_row(functools.partial(_in_block, axis), args, axis, by_rule)
     return losses, (*args, along(numbers, axis))
@@ -88,7 +102,7 @@ def _jensen_shannon_bwd(axis: int, residuals: tuple, g: Array) -> tuple[Array | 
     return cotangent(fill(keep, slope * to_x), x), cotangent(fill(keep, slope * to_y), y), to_t, to_beta, None
 
 
-jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
+_jensen_shannon.defvjp(_jensen_shannon_fwd, _jensen_shannon_bwd)
 
 
 def _classes(

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.jensen_shannon import jensen_shannon
-from jaxloss._core.precision import compute_dtype
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 from jaxloss._divergence.arguments import over_classes, require_classes, scalar
 
@@ -69,14 +68,7 @@ def js_divergence(
 
     def rule(axis: int, x: Array, y: Array, keep: Array | None) -> Array:
         require_classes(fn, "logits", x, axis)
-        dtype = compute_dtype(x, y)
-        b = jnp.asarray(beta, dtype)
-        half = isinstance(beta, float) and beta == 0.5
-        losses = jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), None if half else b, keep)
-        if normalized:
-            return losses
-        weight = b * (1 - b)
-        return weight * jnp.where((weight == 0) & jnp.isinf(losses), 0, losses)
+        return jensen_shannon(axis, x, y, temperature, beta, keep, normalized)
 
     return over_classes(
         fn,
