@@ -1,4 +1,4 @@
-"""Arguments for the cases of the contrastive losses: embeddings, pairs, triplets, lists, and masks and weights of them."""
+"""Arguments for the cases of the contrastive losses: embeddings, pairs, triplets, lists, masks and weights."""
 
 from __future__ import annotations
 
@@ -170,6 +170,3 @@ def in_groups(rng: RNG, shape: Shape) -> list[np.ndarray]:
     """Groups of two and three."""
     n, features = matrix(shape)
     return [rng.standard_normal((n, features)) + 0.5, (np.arange(n) % 3).astype(np.int32)]
-
-
-@functools.wraps(jaxloss.circle_loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -48,6 +49,7 @@ RNG = np.random.Generator
 Shape = tuple[int, ...]
 
 
+@functools.wraps(jaxloss.circle_loss)
 def circle_with_moving_weights(*args: Any, **options: Any) -> Any:
     """Whose gradient is the derivative of the loss; `test_contrastive.py` has the paper's."""
     return jaxloss.circle_loss(*args, **{"constant_weights": False, "gamma": 8.0, **options})
