@@ -49,6 +49,10 @@ class Batch:
     def everyone_kept(self) -> Array | None:
         return None if self.keep is None else self.everyone(self.keep)
 
+    def own(self, x: Array) -> Array:
+        """What belongs to the examples here."""
+        return x if self.over is None else lax.dynamic_slice_in_dim(x, self.places()[0], self.size)
+
     def places(self) -> Array:
         """Where the examples of this device stand among all."""
         first = 0 if self.over is None else self.size * lax.axis_index(self.over)

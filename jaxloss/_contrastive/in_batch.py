@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxloss._contrastive.arguments import Batch, positive_number, similarities
 from jaxloss._core import checks
 from jaxloss._core.api import loss
+from jaxloss._core.class_rows import is_zero
 from jaxloss._core.directions import dots, unit
 from jaxloss._core.precision import promote
 from jaxloss._core.softmax import Scores, Wanted, row_statistics
@@ -124,11 +124,8 @@ def n_pair_loss(
     """
     fn = "n_pair_loss"
     batch = Batch(fn, where, axis_name, anchors=anchors, positives=positives)
-    losses = _in_batch(batch, jnp.ones(()), False)
-    checks.in_range(fn, "l2_weight", l2_weight, 0, jnp.inf)
-    if not (checks.static_number(l2_weight) and l2_weight == 0):
-        squares = batch.losses(_half_squares, *batch.embeddings)
-        losses = losses + checks.scalar(fn, "l2_weight", l2_weight).astype(losses.dtype) * squares
+    given = checks.scalar(fn, "l2_weight", checks.in_range(fn, "l2_weight", l2_weight, 0, jnp.inf))
+    losses = _in_batch(batch, jnp.ones(()), False, l2_weight=None if is_zero(l2_weight) else given)
     return batch.reduce(losses, weights, reduction)
 
 
@@ -183,24 +180,27 @@ def clip_loss(
     return batch.reduce(losses, weights, reduction)
 
 
-def _in_batch(batch: Batch, temperature: Array, normalize: bool, both_ways: bool = False) -> Array:
+def _in_batch(
+    batch: Batch, temperature: Array, normalize: bool, both_ways: bool = False, l2_weight: Array | None = None
+) -> Array:
     """Cross-entropies of the similarity matrix, whose labels are on its diagonal."""
     x, y = batch.embeddings
     kept = batch.everyone_kept()
 
-    def rule(x: Array, y: Array, temperature: Array) -> Array:
+    def rule(x: Array, y: Array, temperature: Array, l2_weight: Array | None) -> Array:
         z = similarities(x, y, temperature, normalize)
         mask = None if kept is None else jnp.broadcast_to(kept[None], z.shape)
-        forward = _cross_entropy(Scores(z, mask, batch.keep), batch.places(), Wanted(1))
-        if not both_ways:
-            return forward
-        # The other way round the classes are the examples here, and a row is one of all.
-        mask = None if batch.keep is None else jnp.broadcast_to(batch.keep[:, None], z.shape)
-        everyone = _cross_entropy(Scores(z, mask, kept), jnp.arange(z.shape[1]), Wanted(0, over=batch.over))
-        backward = lax.dynamic_slice_in_dim(everyone, batch.places()[0], batch.size)
-        return 0.5 * forward + 0.5 * backward
+        losses = _cross_entropy(Scores(z, mask, batch.keep), batch.places(), Wanted(1))
+        if both_ways:  # the other way round the classes are the examples here, and a row is one of all
+            mask = None if batch.keep is None else jnp.broadcast_to(batch.keep[:, None], z.shape)
+            everyone = _cross_entropy(Scores(z, mask, kept), jnp.arange(z.shape[1]), Wanted(0, over=batch.over))
+            losses = 0.5 * losses + 0.5 * batch.own(everyone)
+        if l2_weight is not None:
+            x_square, y_square = (jnp.sum(jnp.square(v), -1) for v in promote(x, y))
+            losses += 0.5 * l2_weight.astype(z.dtype) * (x_square + batch.own(y_square))
+        return losses
 
-    return batch.losses(rule, x, batch.everyone(y), temperature)
+    return batch.losses(rule, x, batch.everyone(y), temperature, l2_weight)
 
 
 def _cross_entropy(scores: Scores, labels: Array, wanted: Wanted) -> Array:
@@ -228,8 +228,3 @@ def _negatives(fn: str, negatives: Any, batch: Batch) -> Array:
         wanted = f"[negatives, {features}] or [{size}, negatives, {features}]"
         raise ValueError(f"{fn}: negatives must have the shape {wanted}, got {x.shape}")
     return batch.kept(x) if x.ndim == 3 else x
-
-
-def _half_squares(*embeddings: Array) -> Array:
-    x, y = promote(*embeddings)
-    return 0.5 * jnp.sum(jnp.square(x), -1) + 0.5 * jnp.sum(jnp.square(y), -1)
