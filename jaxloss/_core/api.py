@@ -26,8 +26,9 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        names = list(inspect.signature(fn).parameters)
-        data = frozenset(names[:arrays]).union(_DATA)
+        parameters = inspect.signature(fn).parameters
+        names = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        data = frozenset(list(parameters)[:arrays]).union(_DATA)
 
         @functools.partial(jax.jit, static_argnums=0, inline=True)
         def compiled(static: tuple[tuple[str, Any], ...], traced: dict[str, Any]) -> R:

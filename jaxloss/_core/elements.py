@@ -21,6 +21,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -80,11 +81,11 @@ def elementwise(
     """
     (first, x), *others = operands.items()
     x = checks.floating(fn, first, x)
-    # Python numbers promote nothing: they wait until the dtype is known, and cost nothing.
+    # Python numbers promote nothing: they wait until the dtype is known, and cost nothing. Traced, they are weak.
     numbers = {arg: value for arg, value in others if value is None or _is_number(value)}
     tuples = {arg: value for arg, value in others if isinstance(value, tuple) and all(map(_is_number, value))}
     given = {arg: _array(fn, arg, v, x, first) for arg, v in others if arg not in numbers and arg not in tuples}
-    dtype = compute_dtype(x, *given.values())
+    dtype = compute_dtype(x, *(v for v in given.values() if not jax.typeof(v).weak_type))
     given |= {arg: _array(fn, arg, jnp.asarray(value, dtype), x, first) for arg, value in tuples.items()}
     if where is not None:
         where = checks.align(fn, "where", checks.mask(fn, "where", where), x.shape, first)

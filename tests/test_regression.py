@@ -1,0 +1,273 @@
+"""Regression losses: against other libraries, limits between them, options that are learned, bad options."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.stats
+from formulas_regression import robust_loss as robust_formula
+from registry_formulas import EXACT
+
+import jaxloss
+
+RNG = np.random.default_rng(0)
+X, Y = (RNG.standard_normal((8, 5)).astype(np.float32) for _ in range(2))
+POSITIVE = RNG.uniform(0.2, 3.0, (8, 5)).astype(np.float32)
+COUNTS = RNG.poisson(3.0, (8, 5)).astype(np.float32)
+
+
+def close(got, want, rtol=2e-6, atol=1e-6):
+    np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=rtol, atol=atol)
+
+
+# Other libraries
+
+
+def torch_losses():
+    return {
+        "huber": (lambda f, x, y: f.huber_loss(x, y, reduction="none", delta=0.7), jaxloss.huber_loss, {"delta": 0.7}),
+        "smooth l1": (
+            lambda f, x, y: f.smooth_l1_loss(x, y, reduction="none", beta=0.7),
+            jaxloss.smooth_l1_loss,
+            {"beta": 0.7},
+        ),
+        "l1": (lambda f, x, y: f.l1_loss(x, y, reduction="none"), jaxloss.absolute_error, {}),
+        "poisson": (lambda f, x, y: f.poisson_nll_loss(x, y, reduction="none"), jaxloss.poisson_nll, {}),
+        "cosine": (lambda f, x, y: f.cosine_similarity(x, y, dim=1), jaxloss.cosine_similarity, {"axis": 1}),
+    }
+
+
+@pytest.mark.parametrize("name", torch_losses())
+def test_torch(name):
+    torch = pytest.importorskip("torch")
+    theirs, ours, options = torch_losses()[name]
+    x = torch.tensor(X, requires_grad=True)
+    losses = theirs(torch.nn.functional, x, torch.tensor(COUNTS if name == "poisson" else Y))
+    losses.sum().backward()
+    target = COUNTS if name == "poisson" else Y
+    got, slope = jax.value_and_grad(lambda x: jnp.sum(ours(x, target, **options)))(jnp.asarray(X))
+    close(ours(X, target, **options), losses.detach())
+    close(got, losses.detach().sum(), rtol=1e-5)
+    close(slope, x.grad, rtol=1e-5)
+
+
+def test_torch_gaussian():
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.functional.gaussian_nll_loss
+    want = theirs(torch.tensor(X), torch.tensor(Y), torch.tensor(POSITIVE), full=True, reduction="none")
+    close(jaxloss.gaussian_nll(X, Y, POSITIVE, full=True), want)
+
+
+def test_scipy_densities():
+    wide = [a.astype(np.float64) for a in (X, Y, POSITIVE, COUNTS)]
+    x, y, s, n = wide
+    stats = scipy.stats
+    pairs = [
+        (jaxloss.gaussian_nll(X, Y, POSITIVE, full=True), stats.norm.logpdf(y, x, np.sqrt(s))),
+        (jaxloss.gaussian_nll(X, Y, X, full=True, log_variance=True), stats.norm.logpdf(y, x, np.exp(x / 2))),
+        (jaxloss.laplace_nll(X, Y, POSITIVE, full=True), stats.laplace.logpdf(y, x, s)),
+        (jaxloss.student_t_nll(X, Y, POSITIVE, dof=3.5, full=True), stats.t.logpdf(y, 3.5, x, s)),
+        (jaxloss.poisson_nll(X, COUNTS, full=True), stats.poisson.logpmf(n, np.exp(x))),
+        (jaxloss.gamma_nll(X, POSITIVE, shape=2.5), stats.gamma.logpdf(s, 2.5, scale=np.exp(x) / 2.5)),
+        (
+            jaxloss.negative_binomial_nll(X, COUNTS, dispersion=0.4, full=True),
+            stats.nbinom.logpmf(n, 2.5, 1 / (1 + 0.4 * np.exp(x))),
+        ),
+    ]
+    for got, want in pairs:
+        close(got, -want, rtol=5e-6)
+
+
+def test_scipy_crps():
+    """The integral of the squared difference of the distribution functions."""
+    grid = np.linspace(-30, 30, 600001)
+    for x, y, s in zip(X[0].astype(float), Y[0].astype(float), POSITIVE[0].astype(float), strict=True):
+        squares = (scipy.stats.norm.cdf(grid, x, s) - (grid >= y)) ** 2
+        close(jaxloss.gaussian_crps(x, y, s), np.sum(squares) * 1e-4, rtol=5e-4)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.3, 2.0, 3.0])
+def test_sklearn_deviances(power):
+    metrics = pytest.importorskip("sklearn.metrics")
+    mean = np.exp(X).astype(np.float32)
+    want = metrics.mean_tweedie_deviance(POSITIVE.ravel().astype(float), mean.ravel().astype(float), power=power)
+    for prediction, is_log in ((X, True), (mean, False)):
+        got = jaxloss.tweedie_deviance(prediction, POSITIVE, power=power, log_input=is_log, reduction="mean")
+        close(got, want, rtol=1e-5)
+
+
+def test_sklearn_means():
+    metrics = pytest.importorskip("sklearn.metrics")
+    x, y, s = (a.ravel().astype(float) for a in (X, Y, POSITIVE))
+    close(jaxloss.quantile_loss(X, Y, quantile=0.3, reduction="mean"), metrics.mean_pinball_loss(y, x, alpha=0.3))
+    got = jaxloss.absolute_percentage_error(X, POSITIVE, reduction="mean")
+    close(got, metrics.mean_absolute_percentage_error(s, x))
+    got = jaxloss.squared_log_error(POSITIVE, COUNTS, reduction="mean")
+    close(got, metrics.mean_squared_log_error(COUNTS.ravel(), s))
+
+
+# One loss as the limit of another
+
+
+def test_limits():
+    close(jaxloss.huber_loss(X, Y, delta=0.5) / 0.5, jaxloss.smooth_l1_loss(X, Y, beta=0.5))
+    close(jaxloss.expectile_loss(X, Y), jaxloss.l2_loss(X, Y))
+    close(2 * jaxloss.quantile_loss(X, Y), jaxloss.absolute_error(X, Y))
+    close(jaxloss.robust_loss(X, Y, alpha=1.0, scale=0.5) * 0.25, jaxloss.pseudo_huber_loss(X, Y, delta=0.5))
+    close(jaxloss.robust_loss(X, Y, alpha=2.0), jaxloss.l2_loss(X, Y))
+    close(jaxloss.negative_binomial_nll(X, COUNTS, dispersion=0.0), jaxloss.poisson_nll(X, COUNTS))
+    gaussian = jaxloss.gaussian_nll(X, Y, jnp.square(POSITIVE), full=True)
+    close(jaxloss.student_t_nll(X, Y, POSITIVE, dof=jnp.inf, full=True), gaussian)
+    close(jaxloss.student_t_nll(X, Y, POSITIVE, dof=1e9, full=True), gaussian, atol=1e-5)
+    close(jaxloss.tweedie_deviance(X, POSITIVE, power=1 + 1e-6), jaxloss.tweedie_deviance(X, POSITIVE, power=1), 1e-4)
+    close(jaxloss.tweedie_deviance(X, POSITIVE, power=2 + 1e-6), jaxloss.tweedie_deviance(X, POSITIVE, power=2), 1e-4)
+
+
+def test_the_mean_of_targets_is_where_each_loss_is_least():
+    """Quantiles of a sample, by gradient descent on all at once."""
+    sample = jnp.asarray(np.random.default_rng(1).exponential(size=4001), jnp.float32)
+    levels = (0.1, 0.5, 0.9)
+    slope = jax.grad(
+        lambda q: jaxloss.quantile_loss(
+            jnp.broadcast_to(q, (4001, 3)), sample[:, None], quantile=levels, reduction="mean"
+        )
+    )
+    q = jax.lax.fori_loop(0, 4000, lambda i, q: q - 20 / (i + 20) * slope(q), jnp.zeros(3))
+    close(q, np.quantile(sample, levels), rtol=0.02)
+
+
+# Options that are learned
+
+
+@pytest.mark.parametrize("error", [1e-3, 0.1, 1.0, 10.0, 1e3])
+@pytest.mark.parametrize("alpha", [-8.0, -2.0, -1e-3, 0.0, 1e-3, 0.5, 0.999, 1.0, 1.5, 1.99])
+def test_shape_of_the_robust_loss_is_learned(alpha, error):
+    """Its derivative is a difference of large terms near 0, 2 and for small errors."""
+    error, alpha = np.float32(error), np.float32(alpha)
+    got = jax.grad(lambda a: jaxloss.robust_loss(jnp.asarray(error), alpha=a))(jnp.asarray(alpha))
+    step = mpmath.mpf(10) ** -25
+
+    def exact(shift):
+        at = np.asarray(EXACT.number(float(alpha))[()] + shift, object)
+        return robust_formula(EXACT, EXACT.number(float(error)), alpha=at)
+
+    want = (exact(step) - exact(-step)) / (2 * step)
+    close(got, float(want), rtol=2e-5, atol=0)
+
+
+def test_limits_of_the_robust_shape():
+    slope = jax.grad(lambda a, e: jnp.sum(jaxloss.robust_loss(e, alpha=a)))
+    assert slope(jnp.float32(2.0), jnp.float32(1.0)) == jnp.inf
+    assert slope(jnp.float32(2.0), jnp.float32(0.0)) == 0
+    assert slope(jnp.float32(-jnp.inf), jnp.float32(1.0)) == 0
+
+
+def test_tuples_are_arrays():
+    given = jaxloss.quantile_loss(X[:, :3], Y[:, :1], quantile=(0.1, 0.5, 0.9))
+    array = jaxloss.quantile_loss(X[:, :3], Y[:, :1], quantile=jnp.array([0.1, 0.5, 0.9]))
+    columns = [jaxloss.quantile_loss(X[:, i], Y[:, 0], quantile=q) for i, q in enumerate((0.1, 0.5, 0.9))]
+    np.testing.assert_array_equal(given, array)
+    close(given, np.stack(columns, 1))
+
+
+def test_options_do_not_widen_and_do_not_narrow():
+    with jax.enable_x64(True):
+        assert jaxloss.huber_loss(jnp.float32(1.0), delta=0.1).dtype == jnp.float32
+        assert jaxloss.quantile_loss(jnp.float32([1.0]), 0.5, quantile=(0.1,)).dtype == jnp.float32
+        assert jaxloss.huber_loss(jnp.float64(1.0), delta=0.1) == 0.1 * (1 - 0.05)
+
+
+def test_noise_is_learned():
+    """Every likelihood finds the spread of a sample, from a bad start."""
+    rng = np.random.default_rng(2)
+    sample = jnp.asarray(3 * rng.standard_normal(2000), jnp.float32)
+    size = float(jnp.mean(jnp.abs(sample)))
+    found = {
+        "gaussian": (lambda s: jaxloss.gaussian_nll(jnp.zeros_like(sample), sample, s, log_variance=True), 2.0, 3.0),
+        "laplace": (lambda s: jaxloss.laplace_nll(jnp.zeros_like(sample), sample, jnp.exp(s)), 1.0, size),
+        "crps": (lambda s: jaxloss.gaussian_crps(jnp.zeros_like(sample), sample, jnp.exp(s)), 1.0, 3.0),
+    }
+    for losses, power, want in found.values():
+        slope = jax.grad(lambda s, losses=losses: jnp.mean(losses(s)))
+        s = jax.lax.fori_loop(0, 2000, lambda _, s, slope=slope: s - 0.1 * slope(s), jnp.float32(-3.0))
+        close(np.exp(s / power), want, rtol=0.05)
+
+
+# Second derivatives through a loop
+
+
+SMOOTH = {
+    "log_cosh": (jaxloss.log_cosh, Y),
+    "pseudo_huber_loss": (jaxloss.pseudo_huber_loss, Y),
+    "robust_loss": (functools.partial(jaxloss.robust_loss, alpha=0.3), Y),
+    "squared_log_error": (lambda x, y: jaxloss.squared_log_error(x * x, y), POSITIVE),
+    "poisson_nll": (functools.partial(jaxloss.poisson_nll, full=True), COUNTS),
+    "negative_binomial_nll": (jaxloss.negative_binomial_nll, COUNTS),
+    "gamma_nll": (jaxloss.gamma_nll, POSITIVE),
+    "tweedie_deviance": (jaxloss.tweedie_deviance, POSITIVE),
+    "student_t_nll": (lambda x, y: jaxloss.student_t_nll(x, y, jnp.ones_like(x)), Y),
+    "cosine_distance": (jaxloss.cosine_distance, Y),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_second_derivatives_through_a_scan(name):
+    loss, target = SMOOTH[name]
+
+    def scanned(w):
+        step = lambda c, z: (c + jnp.sum(loss(z[0] * w, z[1])), None)  # noqa: E731
+        return jax.lax.scan(step, jnp.float32(0), (jnp.asarray(X), jnp.asarray(target)))[0]
+
+    def plain(w):
+        return jnp.sum(loss(X * w[None], jnp.asarray(target)))
+
+    w, v = jnp.linspace(0.5, 1.5, 5), jnp.linspace(1.0, -1.0, 5)
+    got, want = (jax.jit(lambda w, v, f=f: jax.jvp(jax.grad(f), (w,), (v,))[1])(w, v) for f in (scanned, plain))
+    close(got, want, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(want))))
+
+
+# Bad options
+
+
+@pytest.mark.parametrize(
+    "loss, name, values",
+    [
+        (jaxloss.huber_loss, "delta", (-1.0, float("nan"))),
+        (jaxloss.pseudo_huber_loss, "delta", (0.0, -1.0)),
+        (jaxloss.epsilon_insensitive_loss, "epsilon", (-0.1,)),
+        (jaxloss.robust_loss, "alpha", (2.5,)),
+        (jaxloss.robust_loss, "scale", (0.0,)),
+        (jaxloss.quantile_loss, "quantile", (0.0, 1.0, (0.5, 1.5))),
+        (jaxloss.expectile_loss, "expectile", (0.0, 1.0)),
+        (jaxloss.absolute_percentage_error, "epsilon", (0.0,)),
+        (jaxloss.negative_binomial_nll, "dispersion", (-0.1,)),
+        (jaxloss.gamma_nll, "shape", (0.0,)),
+        (jaxloss.tweedie_deviance, "power", (0.5, float("inf"))),
+        (jaxloss.cosine_distance, "epsilon", (-1e-8,)),
+        (functools.partial(jaxloss.student_t_nll, scales=POSITIVE), "dof", (0.0,)),
+    ],
+)
+def test_options_out_of_range(loss, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{name} must be in "):
+            loss(X, POSITIVE, **{name: value})
+
+
+def test_the_power_of_a_deviance_is_not_learned():
+    with pytest.raises(TypeError, match="tweedie_deviance.*power.*Python number"):
+        jax.grad(lambda p: jnp.sum(jaxloss.tweedie_deviance(X, POSITIVE, power=p)))(1.5)
+
+
+def test_options_that_do_not_broadcast():
+    with pytest.raises(ValueError, match=r"huber_loss.*delta.*\(4,\).*\(8, 5\).*predictions"):
+        jaxloss.huber_loss(X, Y, delta=jnp.ones(4))
+    with pytest.raises(ValueError, match=r"gaussian_nll.*variances.*\(8, 1, 5\)"):
+        jaxloss.gaussian_nll(X, Y, POSITIVE[:, None])
+
+
+def test_keywords_are_not_positions():
+    with pytest.raises(TypeError, match="positional"):
+        jaxloss.huber_loss(X, Y, 1.0)
