@@ -104,7 +104,7 @@ class Rows:
         z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
         c = self.class_weights(class_weights)
         wanted = Wanted(self.axis, spread=not is_zero(alpha), lse=not is_zero(z), over=self.over)
-        cross, spread, lse, _ = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)
+        cross, spread, lse = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)[:3]
         assert cross is not None
         losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
         if lse is not None:

@@ -33,6 +33,7 @@ class Part(NamedTuple):
     cost: Weighed | None = None  # weighed by the target
     spread: Weighed | None = None  # weighed by the class weights, for label smoothing
     heat: Array | None = None  # sum of exp(z_k - max) (max - z_k), for the entropy
+    argmax: Array | None = None  # the first class that has the maximum, counted from the first of all
 
 
 def merge(a: Part, b: Part) -> Part:
@@ -45,15 +46,28 @@ def over_devices(part: Part, axis_name: Any) -> Part:
     if axis_name is None:
         return part
     stats = as_one(lambda mine: _stats_over_devices(mine, axis_name), part.stats)
-    return Part(stats, *lax.psum(tuple(_raised(part, stats.max)), axis_name))
+    argmax = part.argmax
+    if argmax is not None:
+        none = jnp.iinfo(argmax.dtype).max
+        argmax = lax.pmin(jnp.where(part.stats.max == stats.max, argmax, none), axis_name)
+    label, cost, spread, heat = lax.psum(_raised(part, stats.max), axis_name)
+    return Part(stats, label, cost, spread, heat, argmax)
 
 
 def _add_up(stats: RowStats, a: Part, b: Part) -> Part:
-    return Part(stats, *jax.tree.map(jnp.add, _raised(a, stats.max), _raised(b, stats.max)))
+    label, cost, spread, heat = jax.tree.map(jnp.add, _raised(a, stats.max), _raised(b, stats.max))
+    return Part(stats, label, cost, spread, heat, _first_of(a, b))
 
 
-def _raised(part: Part, top: Array) -> tuple[Any, ...]:
-    """All but the statistics, relative to a maximum that is no smaller."""
+def _first_of(a: Part, b: Part) -> Array | None:
+    if a.argmax is None or b.argmax is None:
+        return None
+    of_larger = jnp.where(a.stats.max > b.stats.max, a.argmax, b.argmax)
+    return jnp.where(a.stats.max == b.stats.max, jnp.minimum(a.argmax, b.argmax), of_larger)
+
+
+def _raised(part: Part, top: Array) -> tuple[Any, Any, Any, Any]:
+    """All that is added up, relative to a maximum that is no smaller."""
     step = _step(part.stats.max, top)
 
     def weighed(w: Weighed | None) -> Weighed | None:

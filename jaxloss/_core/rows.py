@@ -9,6 +9,7 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
 - `part_stats` is the same for some of the classes; `settled` says where those of all classes are no distribution.
 - `row_sum(x, axis, term=upcast)`: sum_k term(x)_k without the class axis; `row_sums` takes several terms in one pass.
 - `gap(z, stats, axis)`: max - z_k >= 0. `label_gap(z, stats, label, axis)`: the same at the label, without the axis.
+- `first_max(z, top, axis)`: the first class whose score is the maximum.
 - `softmax(z, stats, axis)`: exp(z_k - max) / (1 + rest).
 - `one_minus_probability(gap, rest)`: 1 - p_k without cancellation, from the gap of class k.
 - `pick(z, label, axis)`: z at the label. `is_label(z, label, axis)`: k == label, a comparison of the shape of z.
@@ -94,10 +95,15 @@ def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> t
     return stats, RowStats(max_dot, jnp.sum(jnp.where(first, 0, others), axis))
 
 
-def _is_first_max(z: Array, stats: RowStats, axis: int) -> Array:
+def first_max(z: Array, top: Array, axis: int) -> Array:
+    """The first class whose score is `top`, the number of classes if none is. XLA:CPU takes 14 times as long for an
+    argmax."""
     k = _class_index(z, axis, jnp.int32)
-    k_max = jnp.where(z == jnp.expand_dims(stats.max, axis), k, z.shape[axis])
-    return k == jnp.min(k_max, axis, keepdims=True)
+    return jnp.min(jnp.where(z == jnp.expand_dims(top, axis), k, z.shape[axis]), axis)
+
+
+def _is_first_max(z: Array, stats: RowStats, axis: int) -> Array:
+    return _class_index(z, axis, jnp.int32) == jnp.expand_dims(first_max(z, stats.max, axis), axis)
 
 
 def _stats_by_reduction(z: Array, axis: int) -> tuple[Array, Array]:

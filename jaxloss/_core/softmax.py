@@ -6,7 +6,8 @@ row those numbers that are wanted; smoothing, label weights, z-loss and reductio
 - `cross`: sum_k t_k c_k (lse - z_k), or lse - z_y for an integer label y;
 - `spread`: sum_k c_k (lse - z_k) over the classes that are kept, for label smoothing;
 - `lse`: the log-normaliser;
-- `entropy`: -sum_k p_k log p_k.
+- `entropy`: -sum_k p_k log p_k;
+- `argmax`: the class of the largest score, of several the first; -1 for a row with NaN, or with no class left.
 
 lse - z_k is formed as (max - z_k) + log1p(rest), both non-negative: no digit of a confident row is lost.
 
@@ -40,6 +41,7 @@ class Wanted(NamedTuple):
     lse: bool = False
     entropy: bool = False
     over: Any = None
+    argmax: bool = False
 
 
 class Statistics(NamedTuple):
@@ -47,6 +49,7 @@ class Statistics(NamedTuple):
     spread: Array | None = None
     lse: Array | None = None
     entropy: Array | None = None
+    argmax: Array | None = None
 
 
 class Target(NamedTuple):
@@ -102,7 +105,8 @@ def row_statistics(wanted: Wanted, s: Scores, target: Array | None, class_weight
 
 def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Any:
     t = targets(target, s.logits.shape[wanted.axis], wanted.over)
-    whole = over_devices(part(wanted, s, t, class_weights), wanted.over)
+    first = 0 if wanted.over is None else s.logits.shape[wanted.axis] * lax.axis_index(wanted.over)
+    whole = over_devices(part(wanted, s, t, class_weights, first), wanted.over)
     found, row = totals(whole, t.valid, wanted)
     return found, (s, target, class_weights, row)
 
@@ -131,8 +135,8 @@ def targets(target: Array | None, classes: int, over: Any) -> Target:
     return Target(label - first, valid)
 
 
-def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None) -> Part:
-    """What the classes at hand contribute."""
+def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None, first: Any = 0) -> Part:
+    """What the classes at hand contribute, of which `first` is the number of the first."""
     axis = wanted.axis
     stats = score_stats(s, axis)
     at_label = cost = spread = heat = None
@@ -147,7 +151,8 @@ def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None)
         spread = _weighed(at_hand, axis, _spread_weight)
     if wanted.entropy:
         heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis))
-    return Part(stats, at_label, cost, spread, heat)
+    argmax = first + stable.first_max(z, stats.max, axis) if wanted.argmax else None
+    return Part(stats, at_label, cost, spread, heat, argmax)
 
 
 def score_stats(s: Scores, axis: int) -> stable.RowStats:
@@ -208,7 +213,8 @@ def totals(whole: Part, valid: Array | None, wanted: Wanted) -> tuple[Statistics
     mean_gap = None if whole.heat is None else whole.heat / (1 + stats.rest)
     entropy = None if mean_gap is None else mean_gap + log_rest
     mass, spread_mass = (None if w is None else w.mass for w in (whole.cost, whole.spread))
-    found = Statistics(cross, total(whole.spread), lse, entropy)
+    argmax = None if whole.argmax is None else jnp.where(stats.max > -jnp.inf, whole.argmax, -1)
+    found = Statistics(cross, total(whole.spread), lse, entropy, argmax)
     return found, Row(stats, cross, mass, spread_mass, mean_gap)
 
 
@@ -218,7 +224,7 @@ def slopes(
     """The cotangents of the scores, the target and the class weights, for the classes at hand."""
     axis, stats = wanted.axis, row.stats
     z, pull = scores_and_pull(s, axis)
-    g_cross, g_spread, g_lse, g_entropy = (None if x is None else jnp.expand_dims(x, axis) for x in g)
+    g_cross, g_spread, g_lse, g_entropy = (None if x is None else jnp.expand_dims(x, axis) for x in g[:4])
     p = stable.softmax(z, stats, axis)
     c = along(class_weights, z, axis)
     to_scores = jnp.zeros_like(z)

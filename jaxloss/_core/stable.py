@@ -16,6 +16,7 @@ from jaxloss._core.precision import upcast
 from jaxloss._core.rows import (
     RowStats,
     exp_minus,
+    first_max,
     gap,
     is_label,
     label_gap,
@@ -50,6 +51,7 @@ __all__ = [
     "exp_down",
     "exp_minus",
     "expm1",
+    "first_max",
     "fused_softplus",
     "gap",
     "is_label",

@@ -201,7 +201,9 @@ class LinearStatistics(NamedTuple):
 
     log_normalizer: Array
     entropy: Array
+    argmax: Array  # the most probable class
     log_probs: Array | None  # of the labels
+    accuracy: Array | None  # 1 where the label is the most probable class, 0 elsewhere
 
 
 @loss(arrays=3)
@@ -222,10 +224,11 @@ def linear_statistics(
     chunk_size: int | None = None,
     memory_budget: int | None = None,
 ) -> LinearStatistics:
-    r"""Log-normaliser, entropy and log-probabilities of each token from one pass over the vocabulary.
+    r"""What is known of each token from one pass over the vocabulary, its log-normaliser, entropy and accuracy.
 
-    $\mathrm{lse}(x) = \log\sum_k e^{x_k}$, $H = -\sum_k p_k \log p_k$ with $p = \mathrm{softmax}(x)$, and
-    $\log p_y$, for $x = hW + b$. All are differentiable.
+    $\mathrm{lse}(x) = \log\sum_k e^{x_k}$, $H = -\sum_k p_k \log p_k$ with $p = \mathrm{softmax}(x)$,
+    $\mathrm{argmax}_k x_k$, $\log p_y$, and whether $y$ is the argmax, for $x = hW + b$. All but argmax and accuracy
+    have gradients.
 
     Args:
       hidden: see `linear_cross_entropy`, as for all that follows.
@@ -233,7 +236,7 @@ def linear_statistics(
       labels: class indices `[*tokens]`, or `None`.
       bias: `[V]`.
       kernel_layout: `"dv"` or `"vd"`.
-      where: tokens to keep; the others get 0, with no gradient.
+      where: tokens to keep; the others get 0 (argmax: -1), with no gradient.
       ignore_index: tokens with this label are dropped likewise.
       logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
       temperature: $T$, to use $x/T$ for $x$.
@@ -244,8 +247,9 @@ def linear_statistics(
       memory_budget: bytes for the logits at hand.
 
     Returns:
-      `LinearStatistics(log_normalizer, entropy, log_probs)`, each `[*tokens]`, at least float32; `log_probs` is `None`
-      without labels.
+      `LinearStatistics(log_normalizer, entropy, argmax, log_probs, accuracy)`, each `[*tokens]`, at least float32.
+      `argmax` is int32, the first of equal classes, counted over all devices, and -1 where a logit is NaN. `log_probs`
+      and `accuracy` are `None` without labels.
 
     Raises:
       TypeError: see `linear_cross_entropy`.
@@ -261,12 +265,18 @@ def linear_statistics(
     given = head(fn, hidden, kernel, bias, kernel_layout, axis_name, num_classes)
     labels = None if labels is None else checks.labels(fn, "labels", labels)
     p = Problem(fn, given, labels, where, ignore_index, None, logit_softcap, temperature)
-    wanted = Wanted(1, lse=True, entropy=True, over=axis_name)
+    wanted = Wanted(1, lse=True, entropy=True, over=axis_name, argmax=True)
     found = p.statistics(wanted, *p.choose(False, method, chunk_size, memory_budget))
     keep = None if p.keep is None else p.keep.reshape(given.batch)
 
     def kept(values: Any) -> Array:
         return reduce(values.reshape(given.batch), where=keep, reduction="none", fn=fn)
 
-    log_probs = None if found.cross is None else -kept(found.cross)
-    return LinearStatistics(kept(found.lse), kept(found.entropy), log_probs)
+    assert found.argmax is not None
+    argmax = found.argmax if p.keep is None else jnp.where(p.keep, found.argmax, -1)
+    log_probs = accuracy = None
+    if p.labels is not None:
+        y = p.labels.astype(jnp.int64 if p.labels.dtype.itemsize == 8 else jnp.int32)
+        right = (argmax >= 0) & (y == argmax.astype(y.dtype))
+        log_probs, accuracy = -kept(found.cross), kept(right.astype(p.dtype))
+    return LinearStatistics(kept(found.lse), kept(found.entropy), argmax.reshape(given.batch), log_probs, accuracy)

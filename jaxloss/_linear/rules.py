@@ -115,7 +115,8 @@ def _chunk_totals(
     at = chunk_of(tokens, rows)
 
     def step(i: Any, so_far: Part) -> Part:
-        return merge(so_far, part(plan.wanted, *_block(plan, x, at, rows, i, logits(i))))
+        start = piece(i, plan.classes, plan.sizes.classes).start + _first_class(plan)
+        return merge(so_far, part(plan.wanted, *_block(plan, x, at, rows, i, logits(i)), start))
 
     nothing = differing(_nothing(plan, x, at, rows.size), (x, tokens))
     whole = over_devices(loop(count(plan.classes, plan.sizes.classes), step, nothing), plan.wanted.over)
@@ -137,6 +138,7 @@ def _nothing(plan: Plan, x: Operands, at: Tokens, n: int) -> Part:
         weighed if x.weights is not None else None,
         weighed if plan.wanted.spread else None,
         zero if plan.wanted.entropy else None,
+        jnp.full(n, jnp.iinfo(jnp.int32).max) if plan.wanted.argmax else None,
     )
 
 
@@ -176,9 +178,15 @@ def _new_classes(plan: Plan, block: Piece) -> Array | None:
     over = plan.wanted.over
     devices = 1 if over is None else lax.axis_size(over)
     if plan.total < plan.classes * devices:
-        real = k + (0 if over is None else plan.classes * lax.axis_index(over)) < plan.total
+        real = k + _first_class(plan) < plan.total
         mask = real if mask is None else mask & real
     return mask
+
+
+def _first_class(plan: Plan) -> Any:
+    """The number of this device's first class."""
+    over = plan.wanted.over
+    return 0 if over is None else plan.classes * lax.axis_index(over)
 
 
 # The gradient of a tile.
@@ -275,7 +283,7 @@ def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
 def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: autodiff would keep every tile, which is the logits. Here each is made again.
     x, tokens, row, moving = residuals
-    g = jax.tree.map(_instantiated, g, is_leaf=lambda v: isinstance(v, SymbolicZero))
+    g = jax.tree.map(_instantiated, g._replace(argmax=None), is_leaf=lambda v: isinstance(v, SymbolicZero))
     as_bits, plain = (functools.partial(_block_by_block, plan, moving, h) for h in (held_by(x.kernel), HELD_AS_IT_IS))
     return as_one_like(as_bits, plain, x, tokens, row, g), None
 
