@@ -202,7 +202,10 @@ def test_several_dimensions_of_tokens(mesh, tokens):
     assert_close(sharded(linear_log_probs, mesh, tokens=tokens)(h, KERNEL, y, bias=BIAS), at_label)
     keep = KEEP[:4]
     found = sharded(linear_statistics, mesh, tokens=tokens)(h, KERNEL, y, bias=BIAS, where=keep)
-    assert_close(tuple(found), tuple(np.where(keep, v, 0) for v in (log_z, entropy, at_label)))
+    values = (found.log_normalizer, found.entropy, found.log_probs, found.accuracy)
+    best = x.argmax(-1).reshape(9, 4)
+    assert_close(values, tuple(np.where(keep, v, 0) for v in (log_z, entropy, at_label, best == np.asarray(y))))
+    assert np.array_equal(found.argmax, np.where(keep, best, -1))
     assert sharded(linear_statistics, mesh, tokens=tokens)(h, KERNEL).log_probs is None
 
 
