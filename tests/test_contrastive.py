@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import peers
 import pytest
 from jax.experimental import checkify
 from jax.sharding import AxisType
@@ -263,9 +264,10 @@ def test_who_counts_in_a_mean():
     assert np.all(np.asarray(jaxloss.circle_loss(x[:2], labels[:2])) == 0)  # nothing but positives
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_torch_agrees(reduction):
-    torch = pytest.importorskip("torch")
+    torch = peers.load("torch")
     functional = torch.nn.functional
     a, b = pair()
     c, y = numbers(8, N, FEATURES), jnp.asarray(np.random.default_rng(9).choice([-1, 1], N), jnp.int32)

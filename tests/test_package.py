@@ -110,3 +110,11 @@ def test_all_is_what_exists():
     assert all(hasattr(jaxloss, name) for name in jaxloss.__all__)
     public = {n for n, v in vars(jaxloss).items() if not n.startswith("_") and not isinstance(v, type(ast))}
     assert public <= set(jaxloss.__all__)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda p: p.stem)
+def test_compared_libraries_come_from_peers(path):
+    """So that .ci/run, which selects the mark, runs every test that needs one, and skips none."""
+    source = path.read_text(encoding="utf-8")
+    assert not re.search(r"importorskip\(.(torch|keras)\b|^\s*import (torch|keras)\b", source, re.MULTILINE)
+    assert "peers.load" not in source or "mark.peers" in source

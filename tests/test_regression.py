@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import peers
 import pytest
 import scipy.stats
 from formulas_regression import robust_loss as robust_formula
@@ -40,9 +41,10 @@ def torch_losses():
     }
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("name", torch_losses())
 def test_torch(name):
-    torch = pytest.importorskip("torch")
+    torch = peers.load("torch")
     theirs, ours, options = torch_losses()[name]
     x = torch.tensor(X, requires_grad=True)
     losses = theirs(torch.nn.functional, x, torch.tensor(COUNTS if name == "poisson" else Y))
@@ -54,8 +56,9 @@ def test_torch(name):
     close(slope, x.grad, rtol=1e-5)
 
 
+@pytest.mark.peers
 def test_torch_gaussian():
-    torch = pytest.importorskip("torch")
+    torch = peers.load("torch")
     theirs = torch.nn.functional.gaussian_nll_loss
     want = theirs(torch.tensor(X), torch.tensor(Y), torch.tensor(POSITIVE), full=True, reduction="none")
     close(jaxloss.gaussian_nll(X, Y, POSITIVE, full=True), want)
