@@ -1,6 +1,11 @@
 """jaxloss: loss functions for JAX whose gradients were designed, not just derived."""
 
-from jaxloss._binary import asymmetric_loss, sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxloss._binary import (
+    asymmetric_loss,
+    multilabel_soft_margin_loss,
+    sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss,
+)
 from jaxloss._contrastive import (
     barlow_twins_loss,
     circle_loss,
@@ -36,9 +41,11 @@ from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_stati
 from jaxloss._margin import (
     hinge_loss,
     make_fenchel_young_loss,
+    multi_margin_loss,
     multiclass_hinge_loss,
     multiclass_perceptron_loss,
     multiclass_sparsemax_loss,
+    multilabel_margin_loss,
     perceptron_loss,
     soft_margin_loss,
     sparsemax_loss,
@@ -135,9 +142,12 @@ __all__ = [
     "log_cosh",
     "make_fenchel_young_loss",
     "margin_ranking_loss",
+    "multi_margin_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "n_pair_loss",
     "negative_binomial_nll",
     "nll_loss",

@@ -77,3 +77,51 @@ def multiclass_sparsemax_loss(
         value = best if value is None else m.where(inside, best, value)
     own = m.where(label, rows, 0 * rows).sum(-1)
     return m.where(dropped, 0 * own, value - own)
+
+
+# Every wrong class, every pair, every label
+
+
+def _own_weight(m: Maths, class_weights: Any, y: Any) -> Any:
+    return m.number(1.0) if class_weights is None else class_weights[np.asarray(y)]
+
+
+def multi_margin_loss(
+    m: Maths,
+    s: Any,
+    y: Any,
+    p: int = 1,
+    margin: Any = 1.0,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = None,
+    ignore_index: Any = None,
+) -> Any:
+    scores, label, dropped, rows = _rows(m, s, y, axis, where, ignore_index)
+    own = m.where(label, rows, 0 * rows).sum(-1, keepdims=True)
+    kept = kept_classes(m, s, where, axis)
+    short = m.where(label | ~kept, 0 * rows, _positive(m, margin - own + m.where(kept, scores, 0 * rows)) ** p)
+    losses = short.sum(-1) / m.number(np.maximum(kept.sum(-1), 1)) * _own_weight(m, class_weights, y)
+    return m.where(dropped, 0 * losses, losses)
+
+
+def multilabel_margin_loss(m: Maths, s: Any, y: Any, margin: Any = 1.0, axis: Any = -1, where: Any = None) -> Any:
+    keep = kept_classes(m, s, where, axis)
+    y = last(m, m.xp.broadcast_to(y, s.shape), axis)
+    s = last(m, s, axis)
+    right, wrong = m.where(keep, y, 0 * y), m.where(keep, 1 - y, 0 * y)
+    total = 0 * s[..., 0]
+    for i in range(s.shape[-1]):
+        short = _positive(m, margin - s[..., i : i + 1] + s)
+        total = total + (right[..., i : i + 1] * wrong * short).sum(-1)
+    return total / m.number(np.maximum(keep.sum(-1), 1))
+
+
+def multilabel_soft_margin_loss(
+    m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None, class_weights: Any = 1.0
+) -> Any:
+    keep = kept_classes(m, x, where, axis)
+    y = last(m, m.xp.broadcast_to(y, x.shape), axis)
+    x = last(m, x, axis)
+    terms = (m.times(y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))) * class_weights
+    return m.where(keep, terms, 0 * terms).sum(-1) / m.number(np.maximum(keep.sum(-1), 1))

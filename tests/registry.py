@@ -10,6 +10,7 @@ import registry_contrastive
 import registry_divergences
 import registry_focal
 import registry_margin
+import registry_margin_rows
 import registry_preference
 import registry_regression
 import registry_regression_cosine
@@ -32,6 +33,7 @@ CASES: list[Case] = [
     *registry_divergences.CASES,
     *registry_focal.CASES,
     *registry_margin.CASES,
+    *registry_margin_rows.CASES,
     *registry_preference.CASES,
     *registry_contrastive.CASES,
 ]

@@ -61,11 +61,11 @@ def sigmoid_binary_cross_entropy(
     fn = "sigmoid_binary_cross_entropy"
     smoothing = checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
     operands = {"logits": logits, "labels": labels, "pos_weight": pos_weight, "label_smoothing": smoothing}
-    return elementwise(fn, _cross_entropy, where, weights, reduction, **operands)
+    return elementwise(fn, cross_entropy, where, weights, reduction, **operands)
 
 
 @with_slopes
-def _cross_entropy(
+def cross_entropy(
     x: Array, y: Array, pos_weight: Array | None, smoothing: Array
 ) -> tuple[Array, tuple[Array, Array, Array | None, Array]]:
     p = jnp.ones((), x.dtype) if pos_weight is None else pos_weight

@@ -74,6 +74,17 @@ class Rows:
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
 
+    def small_targets(self, labels: Any) -> Array:
+        """Weights of classes as they came, not broadcast unless several class axes are to become one."""
+        t = checks.number(self.fn, "labels", labels)
+        if len(self.axes) == 1:
+            return checks.align(self.fn, "labels", t, self.shape, self.arg)
+        return self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, self.arg))
+
+    def keep_of_entries(self) -> Array | None:
+        """The mask of classes, or that of rows with a class axis of length 1."""
+        return self.mask if self.mask is not None or self.keep is None else jnp.expand_dims(self.keep, self.axis)
+
     def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
         def option(name: str, value: Any, off: Any) -> Array | None:
             checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)

@@ -1,5 +1,7 @@
 """Losses with a margin: of decisions, of classes, and of any maximum."""
 
+from jaxloss._margin.all_classes import multi_margin_loss as multi_margin_loss
+from jaxloss._margin.all_classes import multilabel_margin_loss as multilabel_margin_loss
 from jaxloss._margin.classes import make_fenchel_young_loss as make_fenchel_young_loss
 from jaxloss._margin.classes import multiclass_hinge_loss as multiclass_hinge_loss
 from jaxloss._margin.classes import multiclass_perceptron_loss as multiclass_perceptron_loss
