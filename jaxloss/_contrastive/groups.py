@@ -222,7 +222,8 @@ def _here_and_everyone(batch: Batch) -> tuple[Array, Array | None]:
     (x,) = batch.embeddings
     if batch.over is None:
         return x, None
-    return upcast(x), batch.everyone(upcast(x))
+    x = upcast(x)
+    return x, batch.everyone(x)
 
 
 def _at_least_one(positive: Array) -> Array:
