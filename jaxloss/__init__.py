@@ -37,7 +37,14 @@ from jaxloss._divergence import (
     total_variation,
     wasserstein_1d,
 )
-from jaxloss._linear import linear_cross_entropy, linear_log_probs, linear_statistics, sharded
+from jaxloss._linear import (
+    linear_cross_entropy,
+    linear_distillation_loss,
+    linear_log_probs,
+    linear_loss,
+    linear_statistics,
+    sharded,
+)
 from jaxloss._margin import (
     hinge_loss,
     make_fenchel_young_loss,
@@ -137,7 +144,9 @@ __all__ = [
     "l2_loss",
     "laplace_nll",
     "linear_cross_entropy",
+    "linear_distillation_loss",
     "linear_log_probs",
+    "linear_loss",
     "linear_statistics",
     "log_cosh",
     "make_fenchel_young_loss",

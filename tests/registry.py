@@ -41,7 +41,9 @@ BY_NAME = {case.name: case for case in CASES}
 
 # Public names that are not losses: their own test files hold them to account.
 UTILITIES = {"make_fenchel_young_loss", "custom_vjp", "reduce", "smooth_labels"}
-UTILITIES |= {"linear_cross_entropy", "linear_log_probs", "linear_statistics"}  # test_linear.py
+# test_linear.py, test_linear_loss.py, test_linear_conformance.py
+LINEAR = {"linear_cross_entropy", "linear_distillation_loss", "linear_log_probs", "linear_loss", "linear_statistics"}
+UTILITIES |= LINEAR
 UTILITIES |= {"sharded"}  # test_linear_sharded.py
 
 # Names of optax that run the code of another one.

@@ -6,12 +6,13 @@ import re
 import optax
 import pytest
 import registry
-from registry import BY_NAME, CASES, UTILITIES
+from registry import BY_NAME, CASES, LINEAR, UTILITIES
 
 import jaxloss
 
 PUBLIC = sorted(registry.public_names())
 LOSSES = [n for n in PUBLIC if n not in UTILITIES]
+DOCUMENTED = [*LOSSES, *sorted(LINEAR)]
 POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
 
@@ -38,11 +39,11 @@ def test_docstring_is_complete(name):
     sections = ("Args:", "Returns:", "Raises:") if name != "custom_vjp" else ("Args:",)
     for section in sections:
         assert re.search(rf"^{section}", text, re.MULTILINE), f"{name} lacks {section!r}"
-    if name in LOSSES:
+    if name in DOCUMENTED:
         assert "$" in text, f"{name} shows no formula"
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_every_parameter_is_documented(name):
     text = inspect.getdoc(getattr(jaxloss, name))
     arguments = re.search(r"^Args:\n((?:  .*\n|\n)+)", text, re.MULTILINE).group(1)

@@ -5,7 +5,7 @@
 >>> def brier(logits, labels):
 ...     return jnp.sum((jax.nn.softmax(logits) - jax.nn.one_hot(labels, 3)) ** 2, -1)
 >>> print(linear_loss(brier, hidden, kernel, jnp.array([2, 1]), reduction="none").round(4))
-[0.039  0.5344]
+[0.0392 0.5362]
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def linear_loss(
 
     Reference: Hsu et al., "Liger Kernel" (2024), for the gradient in the forward pass.
 
-    >>> import functools
+    >>> import functools, jaxloss
     >>> loss = functools.partial(jaxloss.softmax_cross_entropy_with_integer_labels, label_smoothing=0.1)
     >>> print(linear_loss(loss, jnp.ones((4, 8)), jnp.zeros((8, 100)), jnp.arange(4)))  # log(100)
     4.6051702

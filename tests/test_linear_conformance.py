@@ -1,0 +1,46 @@
+"""The promises of every loss, for those without logits: each way to compute them, in chunks and blocks that overlap."""
+
+import jax
+import pytest
+import test_conformance_accuracy as accuracy
+from registry_linear import CASES
+from test_conformance import check
+
+from jaxloss._linear import plan
+
+PROMISES = ("value", "gradient", "modes", "transformations", "mask", "reduction", "residuals")
+NAMED = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.replace(" ", "_"))
+OPTION_SETS = [(c, name) for c in CASES for name in c.options]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """7 classes in blocks of 3: three, the last of which overlaps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_BLOCK", 3)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+@NAMED
+def test_defaults(case, promise):
+    check(case, promise)
+
+
+@pytest.mark.parametrize("case, name", OPTION_SETS, ids=lambda x: getattr(x, "name", x).replace(" ", "_"))
+def test_options(case, name):
+    check(case, "value", name=name)
+    check(case, "gradient", name=name)
+
+
+@pytest.mark.parametrize("promise", ["modes", "transformations", "mask"])
+@NAMED
+def test_every_option_at_once(case, promise):
+    check(case, promise, name="everything")
+
+
+@NAMED
+def test_hessian(case):
+    accuracy.test_hessian(case, "everything")
