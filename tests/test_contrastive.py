@@ -11,7 +11,7 @@ import optax
 import peers
 import pytest
 from jax.experimental import checkify
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from registry_formulas import FLOAT64
 
@@ -176,6 +176,22 @@ def test_negatives_are_used_as_they_are_given(mesh):
     close(jax.jit(jax.value_and_grad(f, (0, 1, 2)))(x, y, queue), want)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("name", [*PAIRS, *GROUPS])
+def test_divided_by_xla(name, kind):
+    """Under `jit`, without `axis_name`; with explicit axes the types of all products must say how they are divided."""
+    loss, args = {**PAIRS, **GROUPS}[name], arguments(name)
+    keep = jnp.arange(N) % 3 > 0
+    moving = (0, 1) if name in PAIRS else 0
+    run = jax.value_and_grad(lambda *a: jnp.sum(loss(*a[:2], where=a[2])), moving)
+    want = run(*args, keep)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(a, NamedSharding(mesh, P("data"))) for a in (*args, keep)]
+        got = jax.jit(run)(*placed)
+    close(got, want)
+
+
 def test_axes_that_are_refused(mesh):
     x, y = pair()
     for loss in (jaxloss.clip_loss, jaxloss.barlow_twins_loss):
@@ -211,11 +227,11 @@ def test_simclr():
 
 
 def test_larger_groups_differ():
-    """In ntxent the other positives are not in the denominator; a logarithm of a mean is larger than the mean of one."""
+    """In ntxent the other positives are not in the denominator; the logarithm of a mean is larger than the mean."""
     x, labels = numbers(0, 15, FEATURES), jnp.arange(15) % 5
     options = {"temperature": 0.5, "reduction": "mean"}
     outside, inside = (jaxloss.supervised_contrastive_loss(x, labels, variant=v, **options) for v in ("out", "in"))
-    assert jaxloss.ntxent(x, labels, 0.5) < 0.95 * outside
+    assert jaxloss.ntxent(x, labels, 0.5) < 0.98 * outside
     assert inside < 0.99 * outside
 
 

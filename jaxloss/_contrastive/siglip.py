@@ -64,8 +64,8 @@ def siglip_loss(
         z = similarities(x, y, temperature, normalize)
         z = z + bias.astype(z.dtype)
         own = batch.places()[:, None] == jnp.arange(z.shape[1])[None]
-        losses = softplus(jnp.where(own, -z, z))
-        return jnp.sum(losses if kept is None else jnp.where(kept[None], losses, 0), 1)
+        losses = softplus(z * jnp.where(own, -1, 1).astype(z.dtype))  # a product, as of two ways to be divided
+        return jnp.sum(losses if kept is None else losses * kept[None].astype(z.dtype), 1)
 
     x, y = batch.embeddings
     return batch.reduce(batch.losses(rule, x, batch.everyone(y), temperature, bias), weights, reduction)

@@ -12,6 +12,17 @@ def one_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
+def is_explicit(x: Any) -> bool:
+    """Does the type of an array say how it is divided between devices?"""
+    mesh = jax.typeof(x).sharding.mesh
+    return not mesh.empty and bool(mesh.explicit_axes)
+
+
+def undivided(x: Any) -> Any:
+    """All of it on each device, where its type says that it is divided."""
+    return jax.sharding.reshard(x, jax.sharding.PartitionSpec()) if is_explicit(x) else x
+
+
 def varying(aval: Any) -> frozenset[str]:
     """The mesh axes along which a value of this type differs between devices."""
     if hasattr(aval, "manual_axis_type"):

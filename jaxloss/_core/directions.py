@@ -18,9 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxloss._core import blocks
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import is_explicit
 from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.remat import as_one
@@ -212,4 +215,7 @@ def dots(u: Array, v: Array) -> Array:
     """u v^T. A cosine is divided by a small temperature: it needs the digits that a tensor core would drop, unless
     `jax.default_matmul_precision` says that they are not wanted."""
     precision = lax.Precision.HIGHEST if jax.config.jax_default_matmul_precision is None else None  # pyright: ignore
-    return jnp.matmul(u, v.T, precision=precision)
+    sharding = jax.typeof(u).sharding
+    # Where types say how arrays are divided: as the rows of u are, and not at all along those of v.
+    out = NamedSharding(sharding.mesh, P(sharding.spec[0], None)) if is_explicit(u) else None
+    return jnp.matmul(u, v.T, precision=precision, out_sharding=out)
