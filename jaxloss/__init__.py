@@ -48,6 +48,7 @@ from jaxloss._linear import (
 from jaxloss._margin import (
     hinge_loss,
     make_fenchel_young_loss,
+    margin_softmax_cross_entropy,
     multi_margin_loss,
     multiclass_hinge_loss,
     multiclass_perceptron_loss,
@@ -151,6 +152,7 @@ __all__ = [
     "log_cosh",
     "make_fenchel_young_loss",
     "margin_ranking_loss",
+    "margin_softmax_cross_entropy",
     "multi_margin_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",

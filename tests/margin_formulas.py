@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from registry_formulas import Maths, kept_classes, last, weighted
+from registry_formulas import EXACT_CONTEXT, Maths, kept_classes, last, weighted
+
+
+def elementary(m: Maths, name: str, x: Any) -> Any:
+    """A function that `Maths` has not, of mpmath, NumPy or jax.numpy."""
+    if m.xp is np and np.asarray(x).dtype == object:
+        return np.frompyfunc(getattr(EXACT_CONTEXT, name), 1, 1)(x)
+    return getattr(m.xp, name)(x)
 
 
 def _positive(m: Maths, x: Any) -> Any:
@@ -125,3 +132,28 @@ def multilabel_soft_margin_loss(
     x = last(m, x, axis)
     terms = (m.times(y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))) * class_weights
     return m.where(keep, terms, 0 * terms).sum(-1) / m.number(np.maximum(keep.sum(-1), 1))
+
+
+def margin_softmax_cross_entropy(
+    m: Maths,
+    c: Any,
+    y: Any,
+    scale: Any = 64.0,
+    angular_margin: Any = 0.5,
+    cosine_margin: Any = 0.0,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = None,
+    ignore_index: Any = None,
+) -> Any:
+    """By the addition theorem of the cosine, and the other classes together against the label."""
+    cosines, label, dropped, rows = _rows(m, c, y, axis, where, ignore_index)
+    cos, sin = (elementary(m, name, m.number(angular_margin)) for name in ("cos", "sin"))
+    own = m.where(label, rows, 0 * rows).sum(-1, keepdims=True)
+    sine = _positive(m, 1 - own**2) ** 0.5
+    turned = m.where(own >= -cos, own * cos - sine * sin, own - angular_margin * sin) - cosine_margin
+    others = m.where(label, m.number(-np.inf), scale * m.where(dropped[..., None], 0 * rows, cosines))
+    alone = m.xp.max(others, axis=-1, keepdims=True) == -np.inf
+    ahead = m.log_sum_exp(m.where(alone, 0 * rows, others)) - scale * turned
+    losses = m.where(alone, 0 * own, m.softplus(ahead)).sum(-1) * _own_weight(m, class_weights, y)
+    return m.where(dropped, 0 * losses, losses)

@@ -14,6 +14,7 @@ from registry_classes import (
     integer,
     integer_first_axis,
     integer_two_axes,
+    labels_of,
     right_labels,
     rows_kept,
 )
@@ -76,6 +77,46 @@ def right_several(rng: RNG, shape: Shape) -> list[np.ndarray]:
     return [300.0 * y, y]
 
 
+def cosines(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    scores, labels = integer(rng, shape)
+    return [np.tanh(scores) * 0.9, labels]
+
+
+LEVELS = np.array([-0.7, -0.4, 0.0, 0.5, 0.7])
+
+
+def cosines_apart(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """No two classes compete: at a scale of 64 numerical derivatives of less have no digits."""
+    if shape[-1] > len(LEVELS):
+        return cosines(rng, shape)
+    levels = np.broadcast_to(LEVELS[-shape[-1] :], shape) + rng.uniform(-0.02, 0.02, shape)
+    return [rng.permuted(levels, axis=-1), labels_of(shape)]
+
+
+def cosines_first_axis(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    scores, labels = integer_first_axis(rng, shape)
+    return [np.tanh(scores) * 0.9, labels]
+
+
+def cosines_two_axes(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    scores, labels = integer_two_axes(rng, shape)
+    return [np.tanh(scores) * 0.9, labels]
+
+
+def cosines_at(rng: RNG, shape: Shape, scale: float) -> list[np.ndarray]:
+    scores, labels = scores_at(rng, shape, scale)
+    return [np.tanh(scores), labels]
+
+
+def opposite(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """The label at 1, the other classes at -1."""
+    labels = labels_of(shape)
+    return [2.0 * (labels[..., None] == np.arange(shape[-1])) - 1, labels]
+
+
+SIN, COS = np.sin(0.5), np.cos(0.5)
+FLAT = 1 / np.sqrt(np.float64(np.finfo(np.float32).eps))  # of the cotangent of the least angle
+
 CASES = [
     Case(
         jaxloss.multi_margin_loss,
@@ -132,5 +173,46 @@ CASES = [
         ),
         zero=right_decisions,
         accurate=decided,
+    ),
+    Case(
+        jaxloss.margin_softmax_cross_entropy,
+        formulas.margin_softmax_cross_entropy,
+        cosines_apart,
+        **{
+            **labelled(
+                {
+                    "cosine": {"angular_margin": 0.0, "cosine_margin": 0.35, "scale": 30.0},
+                    "neither": {"angular_margin": 0.0, "scale": 5.0},
+                    "classes kept": {"where": classes_kept, "scale": 5.0},
+                    "everything": {
+                        "angular_margin": 0.3,
+                        "cosine_margin": 0.2,
+                        "scale": 10.0,
+                        "where": rows_kept,
+                        "class_weights": class_weights,
+                    },
+                }
+            ),
+            "makers": {
+                "first axis": cosines_first_axis,
+                "two axes": cosines_two_axes,
+                **dict.fromkeys(("cosine", "neither", "everything"), cosines),
+            },
+            "zero": opposite,
+            "accurate": cosines_at,
+        },
+        edges=(
+            *LABEL_EDGES[:2],
+            Edge("one class", ([[0.5]], [0]), [0.0], ([[0.0]],)),
+            Edge("nan", ([[NAN, 0.0]], [1]), [NAN], "any"),
+            Edge("no angle", ([[1.0, COS]], [0]), [np.log(2)], ([[-0.5 * (COS + SIN * FLAT), 0.5]],), {"scale": 1.0}),
+            Edge("above 1", ([[1.0000002, COS]], [0]), [np.log(2)], "finite", {"scale": 1.0}),
+            Edge("beyond pi", ([[-1.0, -1.0 - 0.5 * SIN]], [0]), [np.log(2)], ([[-0.5, 0.5]],), {"scale": 1.0}),
+            Edge("below -1", ([[-1.0000001, 0.0]], [0]), "finite", "finite"),
+            Edge("right", ([[1.0, -1.0]], [0]), [0.0], ([[0.0, 0.0]],), {"scale": 1e3}),
+            Edge("wrong", ([[-1.0, 1.0]], [0]), [128 + 32 * SIN], ([[-64.0, 64.0]],)),
+        ),
+        scales=(1e-3, 0.3, 1.0),
+        conditioned=0.0,
     ),
 ]

@@ -6,6 +6,7 @@ from jaxloss._margin.classes import make_fenchel_young_loss as make_fenchel_youn
 from jaxloss._margin.classes import multiclass_hinge_loss as multiclass_hinge_loss
 from jaxloss._margin.classes import multiclass_perceptron_loss as multiclass_perceptron_loss
 from jaxloss._margin.classes import multiclass_sparsemax_loss as multiclass_sparsemax_loss
+from jaxloss._margin.cosine import margin_softmax_cross_entropy as margin_softmax_cross_entropy
 from jaxloss._margin.decisions import hinge_loss as hinge_loss
 from jaxloss._margin.decisions import perceptron_loss as perceptron_loss
 from jaxloss._margin.decisions import soft_margin_loss as soft_margin_loss
