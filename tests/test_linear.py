@@ -1,4 +1,7 @@
-"""Losses without the logits: every method against the formula in float64, in every mode, on one device and several."""
+"""Losses without the logits: every method against the formula in float64, on one device and several.
+
+What they promise like all losses, in every mode and transformation, is in `test_linear_conformance.py`.
+"""
 
 import functools
 
@@ -18,12 +21,13 @@ METHODS = ("dense", "fast", "lean")
 EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.1, "logit_softcap": 3.0, "temperature": 1.5}
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
     """130 classes in blocks of 48: three, the last of which overlaps."""
-    monkeypatch.setattr(plan, "_BLOCK", 48)
-    jax.clear_caches()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_BLOCK", 48)
+        jax.clear_caches()
+        yield
     jax.clear_caches()
 
 
@@ -64,10 +68,10 @@ def every_gradient(loss, ct):
 CASES = [("dense", "mean"), ("fast", "mean"), ("fast", "sum"), ("lean", "mean"), ("lean", "none"), ("dense", "none")]
 
 
-@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything masked and tied"])
 @pytest.mark.parametrize("method, reduction", CASES)
-def test_value_and_every_gradient(method, reduction, masked, options):
+def test_value_and_every_gradient(method, reduction, options):
+    masked = bool(options)
     given = {"reduction": reduction, "where": KEEP if masked else None}
     point = {"hidden": HIDDEN, "kernel": KERNEL, "bias": BIAS, "class_weights": CLASS_WEIGHTS, "weights": WEIGHTS}
     point |= {k: jnp.float32(v) for k, v in options.items()}
@@ -76,69 +80,17 @@ def test_value_and_every_gradient(method, reduction, masked, options):
     got = jax.jit(every_gradient(loss, jnp.asarray(ct)))(point)
     want = truth(lambda p: every_gradient(functools.partial(exact, **given), ct.astype(np.float64))(p), point)
     assert_close(got, want, 1e-5)
-
-    def value(p):
-        return jnp.sum(ct * loss(**p))
-
-    plain = jax.jit(value)(point)
-    assert_close(plain, want[0])
+    if masked or method == "fast":  # then the plain call is another program
+        assert_close(jax.jit(lambda p: jnp.sum(ct * loss(**p)))(point), want[0])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_dense_labels(method):
-    labels = jnp.abs(numbers(7, N, V))
-
-    def both(f):
-        return jax.value_and_grad(lambda h, w, t: f(h, w, labels=t, label_smoothing=0.1, where=KEEP), (0, 1, 2))
-
-    got = jax.jit(both(linear(method)))(HIDDEN, KERNEL, labels)
-    assert_close(got, truth(lambda *a: both(exact)(*a), HIDDEN, KERNEL, labels), 1e-5)
-
-
-def along(f):
-    u, v = numbers(8, N, D), numbers(9, D, V)
-    return lambda e: jnp.sum(f(HIDDEN + e[0] * u, KERNEL + e[1] * v))
-
-
-def on_logits(h, w):
-    return jaxloss.softmax_cross_entropy_with_integer_labels(h @ w, LABELS, where=KEEP, reduction="mean", z_loss=0.1)
-
-
-@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
-@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
-@pytest.mark.parametrize("method", METHODS)
-def test_hessians(method, inner, outer):
-    got = jax.jit(outer(inner(along(linear(method, where=KEEP, z_loss=0.1)))))(jnp.zeros(2))
-    assert_close(got, jax.hessian(along(on_logits))(jnp.zeros(2)), 1e-5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_second_derivatives_beside_padding(method):
-    """The last block has no class of the vocabulary."""
-    classes, labels = 96, LABELS % 96
-    padded = KERNEL.at[:, classes:].set(7.0)
-    tangents = numbers(8, N, D), numbers(9, D, V)
-    loss = linear(method, labels=labels, num_classes=classes)
-    got = jax.jit(lambda: jax.jvp(jax.grad(loss, (0, 1)), (HIDDEN, padded), tangents)[1])()
-    inner = jax.grad(lambda h, w: cross_entropy(h, w[:, :classes], labels), (0, 1))
-    want = truth(lambda h, w, *t: jax.jvp(inner, (h, w), t)[1], HIDDEN, padded, *tangents)
-    assert_close(got, want, 1e-5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_transformations(method):
-    loss, tangents = linear(method, where=KEEP, z_loss=0.1), (numbers(8, N, D), numbers(9, D, V))
-    stacked = jnp.stack([HIDDEN, tangents[0]])
-    ways = {
-        "jvp": lambda f: jax.jvp(f, (HIDDEN, KERNEL), tangents)[1],
-        "vmap": lambda f: jax.vmap(jax.grad(f, (0, 1)), (0, None))(stacked, KERNEL),
-        "vmap of the kernel": lambda f: jax.vmap(jax.grad(f, 1), (None, 0))(HIDDEN, jnp.stack([KERNEL, tangents[1]])),
-        "remat": lambda f: jax.grad(jax.checkpoint(f), (0, 1))(HIDDEN, KERNEL),
-        "scan": lambda f: jax.lax.scan(lambda c, h: (c, jax.grad(f, (0, 1))(h, KERNEL)), 0, stacked)[1],
-    }
-    for way in ways.values():
-        got, want = jax.jit(lambda way=way: way(loss))(), jax.jit(lambda way=way: way(on_logits))()
-        assert_close(got, want, 1e-5)
+def test_vmap_of_the_kernel(method):
+    """Conformance maps all operands or none."""
+    kernels = jnp.stack([KERNEL, numbers(9, D, V)])
+    got = jax.jit(jax.vmap(jax.value_and_grad(linear(method, where=KEEP), (0, 1)), (None, 0)))(HIDDEN, kernels)
+    want = [truth(jax.value_and_grad(functools.partial(exact, where=KEEP), (0, 1)), HIDDEN, w) for w in kernels]
+    assert_close(got, jax.tree.map(lambda *x: np.stack(x), *want), 1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,26 +111,29 @@ def test_half_precision_is_the_float32_answer(method):
 def test_dropped_tokens_add_nothing(method):
     poisoned = jnp.where(KEEP[:, None], HIDDEN, jnp.nan)
     labels = jnp.where(KEEP, LABELS, -100)
-    loss = linear(method, labels=labels, ignore_index=-100)
-    value, (to_h, to_w) = jax.jit(jax.value_and_grad(loss, (0, 1)))(poisoned, KERNEL)
-    want = jax.value_and_grad(on_logits_plain, (0, 1))(HIDDEN, KERNEL)
-    assert_close((value, (to_h, to_w)), want)
+
+    def loss(h, w, labels):
+        return linear(method, labels=labels, ignore_index=-100)(h, w)
+
+    both = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    value, (to_h, to_w) = both(poisoned, KERNEL, labels)
+    assert_close(
+        (value, (to_h, to_w)), truth(jax.value_and_grad(functools.partial(exact, where=KEEP), (0, 1)), HIDDEN, KERNEL)
+    )
     assert np.all(np.asarray(to_h)[~np.asarray(KEEP)] == 0)
-    nothing = jax.value_and_grad(linear(method, where=jnp.zeros(N, bool)), (0, 1))(poisoned, KERNEL)
+    nothing = both(poisoned, KERNEL, jnp.full(N, -100))
     assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(nothing))
-
-
-def on_logits_plain(h, w):
-    return jaxloss.softmax_cross_entropy_with_integer_labels(h @ w, LABELS, where=KEEP, reduction="mean")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_labels_out_of_range(method):
-    labels = LABELS.at[3].set(V).at[5].set(-1)
-    losses = linear("lean" if method == "fast" else method, labels=labels, reduction="none")(HIDDEN, KERNEL)
-    assert np.array_equal(np.flatnonzero(np.isnan(losses)), [3, 5])
-    value, slope = jax.value_and_grad(linear(method, labels=labels))(HIDDEN, KERNEL)
-    assert np.isnan(value) and np.all(np.isnan(np.asarray(slope)[[3, 5]]))
+    """-100 is like any other, unless it is to be ignored."""
+    labels = LABELS.at[3].set(V).at[5].set(-1).at[7].set(-100)
+    value, slope = jax.jit(jax.value_and_grad(linear(method, labels=labels)))(HIDDEN, KERNEL)
+    assert np.isnan(value) and np.array_equal(np.flatnonzero(np.any(np.isnan(slope), -1)), [3, 5, 7])
+    if method != "fast":
+        losses = linear(method, labels=labels, reduction="none")(HIDDEN, KERNEL)
+        assert np.array_equal(np.flatnonzero(np.isnan(losses)), [3, 5, 7])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -194,14 +149,44 @@ def test_confident_tokens_keep_their_digits(method):
     np.testing.assert_allclose(got, want.sum(), rtol=1e-4)  # what float32 matrix products leave of the logits
 
 
-@pytest.mark.parametrize("tokens, classes", [(1, 130), (16, 48), (17, 49), (33, 96), (0, 130)])
-@pytest.mark.parametrize("method", METHODS)
+SIZES = [(1, 130), (16, 48), (17, 49), (33, 96), (0, 130)]  # one block exactly, and with one class more
+
+
+@pytest.mark.parametrize(
+    "method, tokens, classes",
+    [*((m, *s) for m in ("fast", "lean") for s in SIZES), ("dense", 1, 130), ("dense", 0, 130)],
+)
 def test_any_size(method, tokens, classes):
     def both(f):
         return jax.value_and_grad(lambda h, w: f(h, w, labels=LABELS[:tokens] % classes, reduction="sum"), (0, 1))
 
-    got = both(linear(method))(HIDDEN[:tokens], KERNEL[:, :classes])
+    got = jax.jit(both(linear(method)))(HIDDEN[:tokens], KERNEL[:, :classes])
     assert_close(got, truth(lambda *a: both(exact)(*a), HIDDEN[:tokens], KERNEL[:, :classes]), 1e-5)
+
+
+@pytest.mark.parametrize("method", ["fast", "lean"])
+def test_large_vocabulary_in_half_precision(method, monkeypatch):
+    """What is carried over 64 blocks and 8 chunks in bfloat16 is off by 7% at such a vocabulary, and a loss by 3%."""
+    monkeypatch.setattr(plan, "_BLOCK", 2048)
+    n, d, v = 64, 16, 131072
+    h, w, y = (
+        numbers(0, n, d).astype(jnp.bfloat16),
+        numbers(1, d, v).astype(jnp.bfloat16),
+        LABELS[np.arange(n) % N] * 1000,
+    )
+
+    def loss(h, w):
+        return jaxloss.linear_cross_entropy(h, w, y, method=method, chunk_size=8)
+
+    value, slopes = jax.jit(jax.value_and_grad(loss, (0, 1)))(h, w)
+    h, w = (np.asarray(x, np.float64) for x in (h, w))
+    p = np.exp(h @ w)
+    z = p.sum(-1, keepdims=True)
+    np.testing.assert_allclose(value, np.mean(np.log(z[:, 0]) - np.sum(h * w[:, y].T, -1)), rtol=1e-6)
+    p /= n * z
+    p[np.arange(n), y] -= 1 / n
+    for got, want in zip(slopes, (p @ w.T, h.T @ p), strict=True):
+        assert np.linalg.norm(np.asarray(got, np.float64) - want) < 2e-3 * np.linalg.norm(want)
 
 
 def test_log_probs_and_statistics():
@@ -211,27 +196,60 @@ def test_log_probs_and_statistics():
     at_label = np.take_along_axis(logp, np.asarray(LABELS)[:, None], -1)[:, 0]
     assert_close(jaxloss.linear_log_probs(HIDDEN, KERNEL, LABELS, chunk_size=16), at_label)
     found = jaxloss.linear_statistics(HIDDEN, KERNEL, LABELS, chunk_size=16)
-    assert_close(tuple(found), (np.log(np.exp(x).sum(-1)), entropy, at_label))
+    got = found.log_normalizer, found.entropy, found.log_probs, found.accuracy
+    assert_close(got, (np.log(np.exp(x).sum(-1)), entropy, at_label, x.argmax(-1) == np.asarray(LABELS)))
     got = jax.grad(lambda h: jnp.sum(jaxloss.linear_statistics(h, KERNEL, chunk_size=16).entropy))(HIDDEN)
     p = np.exp(logp)
     slope = -(p * (logp + entropy[:, None])) @ np.asarray(KERNEL, np.float64).T
     assert_close(got, slope, 1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["dense", "lean"])
+def test_argmax_and_accuracy(method):
+    """Equal classes in one block, in two, and among the padding; tokens that are NaN or dropped have no best class."""
+    hidden, kernel = jnp.round(2 * HIDDEN), jnp.round(2 * KERNEL)  # of integers the logits are exact
+    kernel = kernel.at[:, [3, 5, 129]].set(kernel[:, [80]])
+    hidden = hidden.at[2].set(jnp.nan)
+    given = {"method": method, **({} if method == "dense" else {"chunk_size": 16})}
+    x = np.asarray(hidden @ kernel)
+    keep = np.arange(N) != 4
+
+    @functools.partial(jax.jit, static_argnames="num_classes")
+    def found(labels, num_classes=None):
+        return jaxloss.linear_statistics(hidden, kernel, labels, where=keep, num_classes=num_classes, **given)
+
+    for classes in (None, 100, 2):
+        best = np.where(keep & ~np.isnan(x[:, 0]), x[:, :classes].argmax(-1), -1)
+        labels = np.where(np.arange(N) % 3, best, 1).astype(np.int32)  # -1 among them
+        got = found(labels, classes)
+        assert got.argmax.dtype == jnp.int32 and np.array_equal(got.argmax, best)
+        assert np.array_equal(got.accuracy, (best >= 0) & (best == labels))
+    assert np.sum(x.argmax(-1) == 3) > 1  # the first of equal ones
+    uint8 = found(np.abs(labels).astype(np.uint8))
+    assert uint8.accuracy.dtype == jnp.float32 and np.all(np.isfinite(uint8.accuracy))
+    slope = jax.jit(jax.grad(lambda h: jnp.sum(jaxloss.linear_statistics(h, kernel, LABELS, **given).accuracy)))(hidden)
+    assert np.all(np.asarray(slope) == 0)
+
+
+def test_a_chunk_is_as_large_as_asked():
+    shape = plan.Shape(10000, 8, V, 4)
+    for method, reduced in (("fast", True), ("lean", False)):
+        assert plan.choose("loss", shape, reduced, method, 2000, None)[1].tokens == 2000
+
+
+@pytest.mark.parametrize("method", ["fast", "lean"])
 def test_data_and_vocabulary_parallel(method):
     """Unequal masks on every device, and a vocabulary that 4 devices do not divide."""
     mesh = jax.make_mesh((2, 4), ("data", "vocab"), axis_types=(AxisType.Auto,) * 2)
     n, options = 36, {"z_loss": 0.1, "label_smoothing": 0.1}
     padded = jnp.pad(KERNEL, ((0, 0), (0, 2)))
-    chunk = None if method == "dense" else 8
 
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(P("data"), P(None, "vocab"), P("data"), P("data")), out_specs=P()
     )
     def sharded(h, w, y, keep):
         total = jaxloss.linear_cross_entropy(
-            h, w, y, where=keep, reduction="sum", axis_name="vocab", num_classes=V, method=method, chunk_size=chunk,
+            h, w, y, where=keep, reduction="sum", axis_name="vocab", num_classes=V, method=method, chunk_size=8,
             **options,
         )  # fmt: skip
         kept = jax.lax.psum(jnp.sum(keep, dtype=jnp.int32), "data")
