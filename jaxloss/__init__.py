@@ -68,6 +68,7 @@ from jaxloss._multiclass import (
     softmax_cross_entropy_with_integer_labels,
     z_loss,
 )
+from jaxloss._ordinal import cumulative_link_loss
 from jaxloss._preference import (
     cpo_loss,
     dpo_loss,
@@ -122,6 +123,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cpo_loss",
+    "cumulative_link_loss",
     "custom_vjp",
     "dpo_loss",
     "entropy",

@@ -11,6 +11,7 @@ import registry_divergences
 import registry_focal
 import registry_margin
 import registry_margin_rows
+import registry_ordinal
 import registry_preference
 import registry_regression
 import registry_regression_cosine
@@ -34,6 +35,7 @@ CASES: list[Case] = [
     *registry_focal.CASES,
     *registry_margin.CASES,
     *registry_margin_rows.CASES,
+    *registry_ordinal.CASES,
     *registry_preference.CASES,
     *registry_contrastive.CASES,
 ]

@@ -180,7 +180,10 @@ def _weight_gradient(s: Subject, losses: np.ndarray, weights: np.ndarray) -> Non
 
 
 def residuals(s: Subject) -> None:
-    """Kept bytes against those of the arguments, and 16 numbers for each example if an axis is consumed."""
+    """Kept bytes against those of the arguments, and 16 numbers for each example if an axis is consumed.
+
+    Options that are numbers may be kept, and two more that are constants of the loss.
+    """
     options = {k: jnp.asarray(v) for k, v in s.options.items() if np.ndim(v) and k != "axis"}
 
     def kept(args: Any, options: Any) -> Any:
@@ -190,7 +193,7 @@ def residuals(s: Subject) -> None:
     # By variable, so that an array which two rules keep counts once.
     saved = {v: v.aval for v in jax.make_jaxpr(kept)(s.args, options).jaxpr.outvars if not isinstance(v, Literal)}
     losses = jax.eval_shape(lambda: s.fn(*s.args, **s.options))
-    allowed = sum(a.nbytes for a in (*s.args, *options.values())) + 8 * len(s.options)
+    allowed = sum(a.nbytes for a in (*s.args, *options.values())) + 8 * (2 + len(s.options))
     if losses.size < s.args[0].size:
         allowed += 16 * losses.size * losses.dtype.itemsize
     got = sum(a.size * a.dtype.itemsize for a in saved.values())
