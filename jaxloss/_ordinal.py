@@ -45,8 +45,8 @@ def cumulative_link_loss(
         are NaN, and `checkify` with `user_checks` reports it.
       cutpoints: $\theta$, `[K - 1]`, increasing; equal ones leave a class no probability (`inf`), and where they
         decrease the loss is NaN. To learn them, add up `jax.nn.softplus` of free numbers.
-      where: elements to keep, broadcast likewise, such as `labels >= 0`. What is dropped adds 0 to value and gradient, even
-        if NaN.
+      where: elements to keep, broadcast likewise, such as `labels >= 0`. What is dropped adds 0 to value and gradient,
+        even if NaN.
       weights: multiply the losses, broadcast likewise.
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
