@@ -30,7 +30,7 @@ def wide(tree):
 
 
 def truth(f, *args):
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         return jax.tree.map(np.asarray, f(*wide(args)))
 
 

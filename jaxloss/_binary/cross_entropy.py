@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -71,7 +72,7 @@ def cross_entropy(
     p = jnp.ones((), x.dtype) if pos_weight is None else pos_weight
     label = (1 - smoothing) * y + smoothing / 2
     positive, negative = p * label, 1 - label
-    losses = _times(positive, stable.fused_softplus(-x)) + _times(negative, stable.fused_softplus(x))
+    losses = times(positive, stable.fused_softplus(-x)) + times(negative, stable.fused_softplus(x))
     # sigmoid(x) - y as the difference of two products that do not cancel.
     yes, no = stable.sigmoids(x)
     slope = negative * yes - positive * no
@@ -81,11 +82,6 @@ def cross_entropy(
     to_label = _cost_of_a_label(jnp.clip(x, -largest, largest), p, cost)
     to_pos_weight = None if pos_weight is None else label * cost
     return losses, (slope, (1 - smoothing) * to_label, to_pos_weight, (0.5 - y) * to_label)
-
-
-def _times(weight: Array, value: Array) -> Array:
-    """weight * value, with 0 * inf = 0: a class of weight zero does not count, however far its logit is off."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))
 
 
 def _cost_of_a_label(z: Array, pos: Array, positive_cost: Array) -> Array:

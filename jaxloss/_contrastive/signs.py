@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -121,7 +120,7 @@ def signs(fn: str, labels: Any, where: Any) -> Array:
     if y.dtype == jnp.bool_:
         return jnp.where(y, 1, -1).astype(jnp.int8)
     if jnp.issubdtype(y.dtype, jnp.floating):
-        y = _without_gradient(fn, y)
+        y = checks.no_gradient(fn, "labels", y)
     _require_signs(fn, valid(y), where)
     return y
 
@@ -140,12 +139,3 @@ def _require_signs(fn: str, valid: Array, where: Any) -> None:
     if where is not None and checks.broadcastable(valid.shape, np.shape(where)):
         valid = jnp.broadcast_to(valid, np.shape(where)) | ~jnp.asarray(where).astype(bool)
     checkify.debug_check(jnp.all(valid), f"{fn}: labels must be 1 or -1")
-
-
-def _without_gradient(fn: str, labels: Array) -> Array:
-    def refuse(primals: Any, tangents: Any) -> Any:
-        raise TypeError(f"{fn}: labels are 1 or -1 and have no gradient; pass jax.lax.stop_gradient(labels)")
-
-    discrete = jax.custom_jvp(lambda y: y)
-    discrete.defjvp(refuse)
-    return discrete(labels)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from jaxloss._core.remat import as_one
 
 
 def array(fn: str, arg: str, value: Any) -> Array:
@@ -52,6 +55,17 @@ def labels(fn: str, arg: str, value: Any) -> Array:
         hint = "; for one-hot or soft targets use softmax_cross_entropy" if soft else ""
         raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
     return x
+
+
+def no_gradient(fn: str, arg: str, x: Array) -> Array:
+    """`x`; an error where it is differentiated, never a silent zero."""
+
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise TypeError(f"{fn}: {arg} has no gradient; pass jax.lax.stop_gradient({arg})")
+
+    fixed = jax.custom_jvp(lambda x: x)
+    fixed.defjvp(refuse)
+    return as_one(fixed, x)
 
 
 def mask(fn: str, arg: str, value: Any) -> Array:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.partitioning import divided, undivided
+from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import REDUCTIONS, coefficients, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._linear.arguments import Head, head, permuted
@@ -112,12 +113,15 @@ def reduced(
     if where is not None:
         where = checks.broadcast(fn, "where", checks.mask(fn, "where", where), batch, "tokens")
         keep = where.reshape(n)
+    options = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
+    if n == 0:
+        return reduce(jnp.zeros(batch, compute_dtype(heads[0].hidden)), **options)
     classes, kernel_bytes = sum(h.classes for h in heads), sum(h.kernel.nbytes for h in heads)
     size = rows_in_chunk(fn, n, classes, kernel_bytes, chunk_size, memory_budget)
     x = Operands(tuple(Factors(h.hidden, h.kernel, h.bias) for h in heads), targets)
     leaves = [leaf for leaf in (*jax.tree.leaves(x), keep) if leaf is not None]
     if chunk_size is None and divided(*leaves):
-        size = max(n, 1)  # XLA divides one chunk by itself
+        size = n  # XLA divides one chunk by itself
     if size < n:
         first, *rest = x.heads
         first = first._replace(hidden=undivided(_remedy(fn), first.hidden, *leaves))
@@ -129,9 +133,8 @@ def reduced(
         x = x._replace(heads=heads_of_kept, targets=tuple(map(kept, x.targets)))
     in_order = keep if keep is None or order is None else keep[order]
     chunks, x = closed_over(fn, Chunks(loss_fn, tuple(h.layout for h in heads), size), x)
-    options = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
-    if reduction == "none" or n == 0:
-        losses = each(chunks, x, in_order) if n else jnp.zeros(0, dtype_of_losses(chunks))
+    if reduction == "none":
+        losses = each(chunks, x, in_order)
         losses = losses if order is None or back is None else permuted(losses, back, order)
         return reduce(losses.reshape(batch), **options)
     factors = coefficients(batch, dtype_of_losses(chunks), **options).reshape(n)

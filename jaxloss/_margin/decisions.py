@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxloss._core import stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
+from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -258,15 +259,10 @@ def sparsemax_loss(
 
 @with_slopes
 def _sparsemax(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    losses = _times(y, _sparse_plus(-x)) + _times(1 - y, _sparse_plus(x))
+    losses = times(y, _sparse_plus(-x)) + times(1 - y, _sparse_plus(x))
     return losses, (jnp.clip((x + 1) / 2, 0, 1) - y, -x)
 
 
 def _sparse_plus(x: Array) -> Array:
     inner = jnp.square(jnp.clip(x, -1, 1) + 1) / 4
     return inner + jnp.maximum(x - 1, 0)
-
-
-def _times(weight: Array, value: Array) -> Array:
-    """weight * value, with 0 * inf = 0."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, value))

@@ -66,7 +66,7 @@ def kto_loss(
     for name, value in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
         checks.in_range(fn, name, value, 0, jnp.inf)
     checks.in_range(fn, "beta", beta, 0, jnp.inf, open_low=True)
-    baseline = kl if checks.static_number(kl) else _without_gradient(checks.number(fn, "kl", kl))
+    baseline = kl if checks.static_number(kl) else checks.no_gradient(fn, "kl", checks.number(fn, "kl", kl))
     good = checks.array(fn, "desirable", desirable)
     if good.dtype != jnp.bool_:
         raise TypeError(f"{fn}: desirable must be boolean (True for a desirable response), got {good.dtype}")
@@ -87,16 +87,6 @@ def kto_loss(
 
     arguments = {"log_probs": log_probs, "reference_log_probs": reference_log_probs}
     return elementwise(fn, formula, arguments, where=where, weights=weights, reduction=reduction)
-
-
-@jax.custom_jvp
-def _without_gradient(kl: Array) -> Array:
-    return kl
-
-
-@_without_gradient.defjvp
-def _refuse(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    raise TypeError("kto_loss: kl is a baseline and has no gradient; pass jax.lax.stop_gradient(kl)")
 
 
 @jax.custom_jvp
