@@ -1,5 +1,6 @@
 """Settings of the whole suite. The flags must be set before jax is imported, so nothing above them may import it."""
 
+import gc
 import os
 
 # Sharded tests run on 8 virtual devices. An xdist worker keeps to one thread: the workers share the cores already.
@@ -18,5 +19,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A compilation may take seconds, which says nothing about the property; and a run must be repeatable.
-hypothesis.settings.register_profile("jaxloss", deadline=None, derandomize=True, max_examples=25)
-hypothesis.settings.load_profile("jaxloss")
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1500)
+
+# Tracing makes many objects that live long: looking through them often costs a tenth of the suite's time.
+gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="every promise for every loss, and 1500 examples where 25 are")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]

@@ -171,10 +171,12 @@ CASES = [
             Edge("ahead by 1", ([[2.0, 0.5]], [0]), [0.0], ([[0.0, 0.0]],)),
             Edge("behind", ([[0.0, 1e4]], [0]), [1e4 + 1], ([[-1.0, 1.0]],)),
         ),
+        temporaries=(1.0, 4.0),
     ),
     _rows(
         jaxloss.multiclass_perceptron_loss,
         (Edge("behind", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],)),),
+        temporaries=(1.0, 4.0),
     ),
     _rows(
         jaxloss.multiclass_sparsemax_loss,
@@ -183,5 +185,6 @@ CASES = [
             Edge("behind", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],)),
             Edge("all equal", ([[7.0] * 4], [0]), [0.375], ([[-0.75, 0.25, 0.25, 0.25]],)),
         ),
+        temporaries=(3.0, 8.0),
     ),
 ]

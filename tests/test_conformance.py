@@ -1,4 +1,8 @@
-"""Every promise that `jaxloss.testing` checks, for every loss, option set, dtype and transformation."""
+"""Every promise that `jaxloss.testing` checks, for every loss, option set, dtype and transformation.
+
+What is dear to compile and hangs on how a loss is built, rather than on its formula, is checked on one loss of each way
+to build one; on all of them with `--long`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +41,18 @@ BUILT_APART = frozenset(
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 
 
-def parametrize(*values):
-    return pytest.mark.parametrize("case, name", values, ids=lambda x: getattr(x, "name", x))
-
-
-# An alias runs the same code; for it the defaults are enough.
-OWN = pytest.mark.parametrize("case", [c for c in CASES if c.name not in ALIASES], ids=lambda c: c.name)
+DEAR = ("modes", "transformations", "precision")  # to compile
+OWN = [c for c in CASES if c.name not in ALIASES]  # an alias runs the same code; for it the defaults are enough
 OPTION_SETS = [(c, name) for c in CASES for name in c.options]
+
+
+def parametrize(names, values):
+    return pytest.mark.parametrize(names, values, ids=lambda x: getattr(x, "name", x))
+
+
+def apart(case, *values):
+    """Parameters that the short run tries on one loss of each way to build one."""
+    return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in BUILT_APART))
 
 
 def check(case, promise, dtype=np.float32, name="default", **given):
@@ -59,54 +68,64 @@ def in_core(case, promise):
 DEFAULTS = [pytest.param(c, p, marks=[pytest.mark.core] * in_core(c, p)) for c in CASES for p in PROMISES]
 
 
-@pytest.mark.parametrize("case, promise", DEFAULTS, ids=lambda x: getattr(x, "name", x))
+@parametrize("case, promise", DEFAULTS)
 def test_defaults(case, promise):
     check(case, promise)
 
 
 @pytest.mark.parametrize("promise", ["value", "gradient"])
-@parametrize(*OPTION_SETS)
+@parametrize("case, name", OPTION_SETS)
 def test_options(case, name, promise):
     check(case, promise, name=name)
 
 
-@parametrize(*((c, n) for c, n in OPTION_SETS if "axis" in c.options[n]))
+@parametrize("case, name", [(c, n) for c, n in OPTION_SETS if "axis" in c.options[n]])
 def test_masks_along_other_axes(case, name):
     check(case, "mask", name=name)
 
 
-@pytest.mark.parametrize("promise", ["modes", "transformations", "precision", "mask"])
-@parametrize(*((c, n) for c, n in OPTION_SETS if n == "everything"))
-def test_every_option_at_once(case, name, promise):
-    check(case, promise, name=name)
+@parametrize("case", [c for c in CASES if "everything" in c.options])
+def test_mask_under_every_option(case):
+    check(case, "mask", name="everything")
 
 
-@parametrize(*((c, n) for c, n in OPTION_SETS if n.startswith("broadcast")))
+@pytest.mark.parametrize("promise", DEAR)
+@parametrize("case", [apart(c) for c in CASES if "everything" in c.options])
+def test_every_option_at_once(case, promise):
+    check(case, promise, name="everything")
+
+
+@parametrize("case, name", [(c, n) for c, n in OPTION_SETS if n.startswith("broadcast")])
 def test_what_devices_share(case, name):
     """Under shard_map the cotangent of a replicated argument is the sum over the devices."""
     check(case, "transformations", name=name)
 
 
-@pytest.mark.parametrize("promise", ["modes", "transformations", "mask"])
-@OWN
-def test_bfloat16(case, promise):
-    check(case, promise, jnp.bfloat16)
+@parametrize("case", OWN)
+def test_mask_in_bfloat16(case):
+    check(case, "mask", jnp.bfloat16)
 
 
-@OWN
-def test_float16(case):
+@parametrize("case", [apart(c) for c in OWN])
+def test_mask_in_float16(case):
     """Values and gradients are those of float32, as for bfloat16, by "precision"."""
     check(case, "mask", jnp.float16)
 
 
-@OWN
+@pytest.mark.parametrize("promise", ["modes", "transformations"])
+@parametrize("case", [apart(c) for c in OWN])
+def test_bfloat16(case, promise):
+    check(case, promise, jnp.bfloat16)
+
+
+@parametrize("case", OWN)
 def test_float64(case):
     with jax.enable_x64(True):  # as exact as the numerical derivative: 2e-10 for the logarithm of a small target
         check(case, "gradient", np.float64, rtol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@parametrize(*((c, "default") for c in CASES), *((c, n) for c, n in OPTION_SETS if n not in c.shapes))
+@parametrize("case, name", [*((c, "default") for c in CASES), *((c, n) for c, n in OPTION_SETS if n not in c.shapes)])
 def test_residuals(case, name, dtype):
     """Many classes, so that a copy in float32 cannot hide behind the numbers for each row; nothing is compiled."""
     options = case.option_set(name, (8, 129))

@@ -137,32 +137,30 @@ def reduction(s: Subject) -> None:
         factors.append(np.where(options.get("where", True), np.broadcast_to(factor, size), 0.0))
 
     def reduced(given: list[dict[str, Any]]) -> Any:
-        return [_every_reduction(s, options, f) for options, f in zip(given, factors, strict=True)]
+        return [_every_reduction(s.replace(s.args, **options)) for options in given]
 
+    # The gradients of the same sums made by hand.
+    pull = jax.jit(lambda ct: s.both(s.args, ct=ct)[1])
     given = [{k: jnp.asarray(v) for k, v in options.items() if v is not None} for options in cases]
-    for options, factor, (got, want) in zip(cases, factors, jax.jit(reduced)(given), strict=True):
-        _reduced(s, got, want, wide(losses) * factor, float(np.sum(factor)), shown(options))
+    for options, factor, got in zip(cases, factors, jax.jit(reduced)(given), strict=True):
+        divisors = {"sum": 1.0, "mean": float(np.sum(factor))}
+        want = {how: (d, pull(jnp.asarray(factor / d, losses.dtype))) for how, d in divisors.items()}
+        _reduced(s, got, want, wide(losses) * factor, shown(options))
     _weight_gradient(s, wide(losses), weights)
 
 
-def _every_reduction(s: Subject, options: dict[str, Any], factor: np.ndarray) -> tuple[Any, Any]:
-    """What is to be checked, and the gradients of the same sums made by hand."""
-    none = s.replace(s.args, **options)
-    values: dict[str, Any] = {"none": none.both(s.args)[0]}
-    want = {}
-    for how, divisor in (("sum", 1.0), ("mean", float(np.sum(factor)))):
-        values[how] = jax.value_and_grad(lambda m, how=how: none.at(m, reduction=how))(s.moving)
-        want[how] = s.both(s.args, ct=jnp.asarray(factor / divisor, values["none"].dtype))[1]
-    return values, want
+def _every_reduction(s: Subject) -> dict[str, Any]:
+    both = {h: jax.value_and_grad(lambda m, h=h: s.at(m, reduction=h))(s.moving) for h in ("sum", "mean")}
+    return {"none": s.at(s.moving), **both}
 
 
-def _reduced(s: Subject, got: dict[str, Any], want: Any, terms: np.ndarray, count: float, given: str) -> None:
+def _reduced(s: Subject, got: dict[str, Any], want: dict[str, Any], terms: np.ndarray, given: str) -> None:
     size = float(np.sum(np.abs(terms)))
     s.equal(f'reduction="none" with {given}', got["none"], terms, 8 * EPS, scaled=True)
-    for how, divisor in (("sum", 1.0), ("mean", count)):
+    for how, (divisor, gradients) in want.items():
         what = f'reduction="{how}" with {given}'
         s.equal(what, got[how][0], np.sum(terms) / divisor, 0.0, 16 * EPS * size / abs(divisor))
-        for i, a, b in zip(s.argnums, got[how][1], want[how], strict=True):
+        for i, a, b in zip(s.argnums, got[how][1], gradients, strict=True):
             rtol = 16 * max(EPS, float(jnp.finfo(a.dtype).eps))
             s.equal(f"the gradient of argument {i} under {what}", a, b, rtol, scaled=True)
 
