@@ -85,7 +85,10 @@ def last_bit(case, args, want):
 
 
 # Float64 arguments stay float64, to 2000 ULP: library code has no series of 16 digits.
-@pytest.mark.parametrize("dtype, ulp", [(np.float32, 8), (np.float64, 2000)], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype, ulp",
+    [pytest.param(np.float32, 8, id="float32"), pytest.param(np.float64, 2000, id="float64", marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize(
     "case, scale", [(c, s) for c in CASES if c.accurate for s in c.scales], ids=lambda x: getattr(x, "name", x)
 )
@@ -146,7 +149,9 @@ def test_optax_agrees(case):
     np.testing.assert_allclose(gradients[0], slope, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.bfloat16, id="bfloat16"), pytest.param(jnp.float16, id="float16", marks=pytest.mark.long)]
+)
 @CASE
 def test_error_budget_of_low_precision(case, dtype):
     """Truth in float64 of the rounded arguments; the formula as written in jax.numpy; ours, no worse anywhere."""

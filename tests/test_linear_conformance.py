@@ -36,6 +36,7 @@ def test_options(case, name):
 
 
 @pytest.mark.parametrize("promise", ["modes", "transformations", "mask"])
+@pytest.mark.long
 @NAMED
 def test_every_option_at_once(case, promise):
     check(case, promise, name="everything")

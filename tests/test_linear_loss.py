@@ -338,6 +338,7 @@ def test_inside_shard_map():
     def parallel(h, w, scale, y, keep):
         of_token = lambda x, y: loss(x, y, scale, "vocab")  # noqa: E731
         total = linear_loss(of_token, h, w, y, where=keep, reduction="sum", chunk_size=8)
+        total = total * (1 + jax.lax.axis_index("data"))  # another cotangent on each device
         return jax.lax.psum(total, "data") / jax.lax.psum(jnp.sum(keep.astype(total.dtype)), "data")
 
     y, keep = LABELS[:n] % v, KEEP[:n] & (np.arange(n) < 20)
@@ -345,7 +346,7 @@ def test_inside_shard_map():
     def exact(h, w, scale):
         x = h @ w
         losses = scale * (jax.nn.logsumexp(x, -1) - jnp.take_along_axis(x, y[:, None], -1)[:, 0])
-        return jnp.sum(jnp.where(keep, losses, 0)) / jnp.sum(keep)
+        return jnp.sum(jnp.where(keep, losses, 0) * np.repeat([1, 2], n // 2)) / jnp.sum(keep)
 
     got = jax.jit(jax.value_and_grad(parallel, (0, 1, 2)))(*args, y, keep)
     assert_close(got, truth(jax.value_and_grad(exact, (0, 1, 2)), *args), 1e-5)
@@ -354,12 +355,13 @@ def test_inside_shard_map():
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_xla_divides_one_chunk_but_no_loop(kind):
     mesh, n = mesh_of(kind), 36
+    y = np.asarray(LABELS[:n] % 128)
     with jax.set_mesh(mesh):
         h = jax.device_put(HIDDEN[:n], jax.NamedSharding(mesh, P("data")))
-        w, y = jax.device_put(KERNEL[:, :128], jax.NamedSharding(mesh, P())), LABELS[:n] % 128
+        w = jax.device_put(KERNEL[:, :128], jax.NamedSharding(mesh, P()))
 
         def loss(h, w, chunk=None):
-            y_ = jax.sharding.reshard(y, P("data")) if kind == AxisType.Explicit else y
+            y_ = jax.sharding.reshard(jnp.asarray(y), P("data")) if kind == AxisType.Explicit else y
             return linear_loss(CROSS_ENTROPY, h, w, y_, chunk_size=chunk)
 
         got = jax.jit(jax.value_and_grad(loss, (0, 1)))(h, w)

@@ -87,8 +87,9 @@ def test_value_and_every_gradient(mesh, method, reduction, masked):
     assert {k: x.shape for k, x in slopes.items()} == {k: x.shape for k, x in point.items()}
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "explicit"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "layout, method", [*(("both", m) for m in METHODS), *((n, "lean") for n in [*LAYOUTS, "explicit"] if n != "both")]
+)
 def test_every_layout(layout, method):
     mesh = mesh_of(AxisType.Explicit if layout == "explicit" else AxisType.Auto)
     given = {"labels": LABELS, "where": KEEP}

@@ -23,6 +23,11 @@ def undivided(x: Any) -> Any:
     return jax.sharding.reshard(x, jax.sharding.PartitionSpec()) if is_explicit(x) else x
 
 
+def divided_like(x: Any, other: Any) -> Any:
+    """`x` in the same pieces on the same devices, where the type of `other` says how that is divided."""
+    return jax.sharding.reshard(x, jax.typeof(other).sharding.spec) if is_explicit(other) else x
+
+
 def varying(aval: Any) -> frozenset[str]:
     """The mesh axes along which a value of this type differs between devices."""
     if hasattr(aval, "manual_axis_type"):

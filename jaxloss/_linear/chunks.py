@@ -21,7 +21,7 @@ from jax.core import eval_jaxpr
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.devices import vary, varying
+from jaxloss._core.devices import divided_like, is_explicit, vary, vary_like, varying
 from jaxloss._core.precision import compute_dtype, upcast
 from jaxloss._core.remat import as_one
 from jaxloss._linear.plan import block_of
@@ -30,7 +30,6 @@ from jaxloss._linear.tiles import (
     add,
     count,
     cut,
-    differing,
     loop,
     piece,
     project,
@@ -76,6 +75,8 @@ def closed_over(fn: str, chunks: Chunks, x: Operands) -> tuple[Chunks, Operands]
         logits, targets = _at_hand(chunks, x, piece(0, x.heads[0].hidden.shape[0], chunks.size))
         found.append(jax.make_jaxpr(chunks.loss)(*logits, *targets))
         _require_per_token(fn, chunks.size, found[0].out_avals)
+        if is_explicit(x.heads[0].hidden):
+            return  # one more token could not be divided between devices as these are
         one_more = [jnp.concatenate([a, a[:1]]) for a in (*logits, *targets)]
         try:
             again = jax.make_jaxpr(chunks.loss)(*one_more).out_avals
@@ -105,6 +106,18 @@ def dtype_of_losses(chunks: Chunks) -> Any:
     return jnp.promote_types(chunks.program.out_avals[0].dtype, jnp.float32)
 
 
+def differ_as_losses(chunks: Chunks, x: Operands, keep: Array | None) -> bool:
+    """May `total` be differentiated? Its gradient for an operand which devices share, but not the losses, would be
+    added up over devices before each of them knows its own cotangent."""
+    axes = _axes_of_losses(chunks, keep)
+    floating = (leaf for leaf in (*x.targets, *x.closed) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return all(axes <= varying(jax.typeof(leaf)) for leaf in (*(h.hidden for h in x.heads), *floating))
+
+
+def _axes_of_losses(chunks: Chunks, keep: Array | None) -> frozenset[str]:
+    return varying(chunks.program.out_avals[0]) | (frozenset() if keep is None else varying(jax.typeof(keep)))
+
+
 # The forward pass.
 
 
@@ -131,7 +144,7 @@ def _over_chunks(chunks: Chunks, x: Operands, keep: Array | None, run: Callable[
 
     def step(j: Any, carry: Any) -> Any:
         rows = piece(j, n, chunks.size)
-        if keep is None:
+        if keep is None or is_explicit(x.heads[0].hidden):
             return run(rows, carry)
         any_kept = jnp.any(cut(keep, rows.start, rows.size, 0))
         return lax.cond(any_kept, functools.partial(run, rows), lambda same: same, carry)
@@ -141,8 +154,7 @@ def _over_chunks(chunks: Chunks, x: Operands, keep: Array | None, run: Callable[
 
 def _no_losses(chunks: Chunks, x: Operands, keep: Array | None) -> Array:
     """Zeros that differ between devices as the losses will."""
-    losses = chunks.program.out_avals[0]
-    axes = varying(losses) | (frozenset() if keep is None else varying(jax.typeof(keep)))
+    axes = _axes_of_losses(chunks, keep)
     zeros = jnp.zeros(x.heads[0].hidden.shape[0], dtype_of_losses(chunks))
     return vary(zeros, tuple(sorted(axes))) if axes else zeros
 
@@ -168,7 +180,9 @@ def _of(rows: Piece, x: Array) -> Array:
 def _put(whole: Array, part: Array, rows: Piece, keep: Array | None = None) -> Array:
     """`part` in the place of the chunk, 0 for tokens that are dropped."""
     part = part if keep is None else jnp.where(_along(_of(rows, keep), part), part, 0)
-    return lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), rows.start, 0)
+    part = part.astype(whole.dtype)
+    # All tokens, as the devices have them (with an explicit mesh, slices of them could not be put together).
+    return part if part.shape == whole.shape else lax.dynamic_update_slice_in_dim(whole, part, rows.start, 0)
 
 
 def _along(row: Array, like: Array) -> Array:
@@ -199,7 +213,7 @@ def _gradient(chunks: Chunks, moving: Operands, x: Operands, keep: Array | None,
         )
         return _put(losses, found, rows, keep), Operands(heads, of_targets, of_closed)
 
-    start = _no_losses(chunks, x, keep), differing(_zeros(moving, x), (x, keep, g))
+    start = _no_losses(chunks, x, keep), _zeros(moving, x)
     return _over_chunks(chunks, x, keep, run, start)
 
 
@@ -213,15 +227,22 @@ def _live(rows: Piece, keep: Array | None) -> Array | None:
 
 
 def _zeros(moving: Operands, x: Operands) -> Operands:
-    """Where cotangents are added up, in float32 (or float64), but for targets: each is written once."""
+    """Where cotangents are added up, in float32 (or float64), but for targets: each is written once.
 
-    def wide(leaf: Array, moves: bool) -> Array | None:
-        return jnp.zeros(leaf.shape, compute_dtype(leaf)) if moves else None
+    Between devices they differ as what `_pulled` gives: those of logits as the logits, of which the products with
+    hidden states and kernel are parts of a sum; all others as the operand itself, the devices being added up already.
+    """
 
-    targets = (jnp.zeros_like(t) if m else None for t, m in zip(x.targets, moving.targets, strict=True))
-    return Operands(
-        jax.tree.map(wide, x.heads, moving.heads), tuple(targets), jax.tree.map(wide, x.closed, moving.closed)
-    )
+    def wide(leaf: Array, moves: bool, *like: Array) -> Array | None:
+        return vary_like(jnp.zeros(leaf.shape, compute_dtype(leaf)), *(like or (leaf,))) if moves else None
+
+    def of_head(head: Factors, moving: Factors) -> Factors:
+        parts = jax.tree.leaves(head)
+        return jax.tree.map(lambda leaf, moves: wide(leaf, moves, *parts), head, moving)
+
+    targets = (vary_like(jnp.zeros_like(t), t) if m else None for t, m in zip(x.targets, moving.targets, strict=True))
+    heads = tuple(map(of_head, x.heads, moving.heads))
+    return Operands(heads, tuple(targets), jax.tree.map(wide, x.closed, moving.closed))
 
 
 def _pulled(
@@ -238,7 +259,7 @@ def _pulled(
         return _loss(chunks, full[:a], full[a:b], full[b:])
 
     found, pull = jax.vjp(at, *(v for v, m in zip(given, moves, strict=True) if m))
-    values = iter(pull(slope.astype(found.dtype)))
+    values = iter(pull(divided_like(vary_like(slope.astype(found.dtype), found), found)))
     full = [next(values) if m else None for m in moves]
     return found, full[:a], full[a:b], full[b:]
 

@@ -19,12 +19,22 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import vary_like
 from jaxloss._core.partitioning import divided, undivided
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import REDUCTIONS, coefficients, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._linear.arguments import Head, head, permuted
-from jaxloss._linear.chunks import Chunks, Factors, Operands, closed_over, dtype_of_losses, each, total
+from jaxloss._linear.chunks import (
+    Chunks,
+    Factors,
+    Operands,
+    closed_over,
+    differ_as_losses,
+    dtype_of_losses,
+    each,
+    total,
+)
 from jaxloss._linear.plan import rows_in_chunk
 
 Layout: TypeAlias = Literal["dv", "vd"]
@@ -127,7 +137,11 @@ def reduced(
         first = first._replace(hidden=undivided(_remedy(fn), first.hidden, *leaves))
         x = x._replace(heads=(first, *rest))
     order, back = _kept_first(keep) if size < n else (None, None)
+    # What is computed for a token differs between devices where anything about the token does.
+    about = targets if keep is None else (*targets, keep)
+    x = x._replace(heads=tuple(h._replace(hidden=vary_like(h.hidden, *about)) for h in x.heads))
     if keep is not None:
+        x = x._replace(targets=tuple(vary_like(t, keep) for t in targets))
         kept = lambda a: _only_kept(a, keep, order, back)  # noqa: E731
         heads_of_kept = tuple(h._replace(hidden=kept(h.hidden)) for h in x.heads)
         x = x._replace(heads=heads_of_kept, targets=tuple(map(kept, x.targets)))
@@ -139,6 +153,8 @@ def reduced(
         return reduce(losses.reshape(batch), **options)
     factors = coefficients(batch, dtype_of_losses(chunks), **options).reshape(n)
     factors = factors if order is None or back is None else permuted(factors, order, back)
+    if not differ_as_losses(chunks, x, in_order):
+        return jnp.sum(each(chunks, x, in_order) * factors)
     return total(chunks, x, in_order, factors)
 
 
