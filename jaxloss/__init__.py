@@ -107,6 +107,7 @@ from jaxloss._regression import (
     weighted_sum,
 )
 from jaxloss._reweighted import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
+from jaxloss._sequence import ctc_loss, ctc_loss_with_forward_probs
 
 __version__ = "0.1.0"
 
@@ -123,6 +124,8 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cpo_loss",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
     "cumulative_link_loss",
     "custom_vjp",
     "dpo_loss",

@@ -19,6 +19,7 @@ import registry_regression_counts
 import registry_regression_differences
 import registry_regression_likelihood
 import registry_regression_positive
+import registry_sequence
 from registry_case import Case
 
 import jaxloss
@@ -38,6 +39,7 @@ CASES: list[Case] = [
     *registry_ordinal.CASES,
     *registry_preference.CASES,
     *registry_contrastive.CASES,
+    *registry_sequence.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 
@@ -47,6 +49,7 @@ UTILITIES = {"make_fenchel_young_loss", "custom_vjp", "reduce", "smooth_labels"}
 LINEAR = {"linear_cross_entropy", "linear_distillation_loss", "linear_log_probs", "linear_loss", "linear_statistics"}
 UTILITIES |= LINEAR
 UTILITIES |= {"sharded"}  # test_linear_sharded.py
+UTILITIES |= {"ctc_loss_with_forward_probs"}  # test_ctc.py
 
 # Names of optax that run the code of another one.
 ALIASES = {"safe_softmax_cross_entropy", "convex_kl_divergence"}

@@ -36,8 +36,8 @@ class Case:
     fn: Callable[..., Any]
     formula: Callable[..., Any]
     make: Maker
-    # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis), "batch" (one value for each example, which
-    # depends on the others) or "total" (one scalar)
+    # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis), "frames" (consumes frames and classes),
+    # "batch" (one value for each example, which depends on the others) or "total" (one scalar)
     kind: str
     name: str = ""
     shape: tuple[int, ...] = (8, 5)

@@ -239,7 +239,7 @@ def test_empty_batch(case):
     assert case.fn(*args, reduction="sum") == 0
     assert case.fn(*args, reduction="mean") == 0
     gradient = jax.grad(functools.partial(case.fn, reduction="mean"))(*map(jnp.asarray, args))
-    assert gradient.shape == (0, 5)
+    assert gradient.shape == args[0].shape
 
 
 @pytest.mark.parametrize("case", ROWS, ids=lambda c: c.name)

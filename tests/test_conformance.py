@@ -65,7 +65,16 @@ def in_core(case, promise):
     return case.name in BUILT_APART and promise in CENTRAL
 
 
-DEFAULTS = [pytest.param(c, p, marks=[pytest.mark.core] * in_core(c, p)) for c in CASES for p in PROMISES]
+def rarely(case, promise):
+    """Elementwise losses are built in one place."""
+    return promise in DEAR and case.kind == "elementwise" and case.name not in BUILT_APART
+
+
+DEFAULTS = [
+    pytest.param(c, p, marks=[pytest.mark.core] * in_core(c, p) + [pytest.mark.long] * rarely(c, p))
+    for c in CASES
+    for p in PROMISES
+]
 
 
 @parametrize("case, promise", DEFAULTS)

@@ -88,7 +88,7 @@ def test_edge(case, edge, dtype):
 
 
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(jnp.float32, id="float32"), pytest.param(jnp.bfloat16, id="bfloat16", marks=pytest.mark.long)]
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.long)], ids=["float32", "bfloat16"]
 )
 @pytest.mark.parametrize("case", [c for c in CASES if c.zero], ids=lambda c: c.name)
 def test_zero_at_the_truth(case, dtype):

@@ -338,7 +338,7 @@ def test_inside_shard_map():
     def parallel(h, w, scale, y, keep):
         of_token = lambda x, y: loss(x, y, scale, "vocab")  # noqa: E731
         total = linear_loss(of_token, h, w, y, where=keep, reduction="sum", chunk_size=8)
-        total = total * (1 + jax.lax.axis_index("data"))  # another cotangent on each device
+        total = total * (1.0 + jax.lax.axis_index("data").astype(total.dtype))  # another cotangent on each device
         return jax.lax.psum(total, "data") / jax.lax.psum(jnp.sum(keep.astype(total.dtype)), "data")
 
     y, keep = LABELS[:n] % v, KEEP[:n] & (np.arange(n) < 20)
@@ -346,7 +346,7 @@ def test_inside_shard_map():
     def exact(h, w, scale):
         x = h @ w
         losses = scale * (jax.nn.logsumexp(x, -1) - jnp.take_along_axis(x, y[:, None], -1)[:, 0])
-        return jnp.sum(jnp.where(keep, losses, 0) * np.repeat([1, 2], n // 2)) / jnp.sum(keep)
+        return jnp.sum(jnp.where(keep, losses, 0) * np.repeat([1.0, 2.0], n // 2)) / jnp.sum(keep)
 
     got = jax.jit(jax.value_and_grad(parallel, (0, 1, 2)))(*args, y, keep)
     assert_close(got, truth(jax.value_and_grad(exact, (0, 1, 2)), *args), 1e-5)

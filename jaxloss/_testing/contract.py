@@ -105,7 +105,7 @@ def _dropped(s: Subject, arg: Any, keep: np.ndarray) -> np.ndarray | None:
         return ~keep
     if arg.shape != s.args[0].shape:
         return None
-    axis = s.options.get("axis", -1)
+    axis = s.options.get("axis", tuple(range(keep.ndim, arg.ndim)))
     axes = tuple(range(arg.ndim)) if axis is None else axis
     expanded = np.expand_dims(~keep, axes if keep.ndim < arg.ndim else ())
     return np.broadcast_to(expanded, arg.shape)
