@@ -78,7 +78,9 @@ def _focal(cost: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
     none = wrong == 0
     weight = stable.power(wrong, gamma)
     bounded = jnp.minimum(cost, jnp.finfo(cost.dtype).max)
-    ratio = jnp.where(none, 1, bounded / jnp.where(none, 1, wrong))
+    # cost / wrong; the derivative of a quotient would divide by a square that underflows.
+    small = cost < jnp.sqrt(jnp.finfo(cost.dtype).eps)
+    ratio = jnp.where(small, 1 + cost / 2, bounded / jnp.where(small, 1, wrong))
     log_wrong = jnp.where(p < 0.5, jnp.log1p(-jnp.minimum(p, 0.5)), jnp.log(jnp.where(none, 1, wrong)))
     return weight * cost, (weight * (gamma * p * ratio + 1), weight * bounded * log_wrong)
 
