@@ -77,6 +77,19 @@ def triplets(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
     return tuple(jax.random.normal(k, shape) for k in jax.random.split(key, 3))
 
 
+def speech(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """60 labels in the frames, nothing padded."""
+    batch, frames, classes = shape
+    labels = jax.random.randint(key, (batch, 60), 1, classes)
+    return jax.random.normal(key, shape), jnp.zeros((batch, frames), bool), labels, jnp.zeros((batch, 60), bool)
+
+
+def torch_ctc(f: Any, x: Any, frame_padding: Any, labels: Any, label_padding: Any) -> Any:
+    """PyTorch's own mean divides by the number of labels first."""
+    lengths = [[n] * len(x) for n in (x.shape[1], labels.shape[1])]
+    return f.ctc_loss(f.log_softmax(x, -1).transpose(0, 1), labels, *lengths, reduction="none").mean()
+
+
 def of_jaxloss(name: str) -> Call:
     return lambda *args: getattr(jaxloss, name)(*args, reduction="mean")
 
@@ -97,6 +110,7 @@ NUMBERS = ("numbers", (10**7,))
 EMBEDDINGS = ("embeddings", (4096, 512))
 LATENTS = ("latents", (65536, 128))
 LISTS = ("ranking lists", (4096, 256))
+SPEECH = ("speech", (32, 400, 96))
 
 # Loss, shapes, arguments, and the peers where they are not optax's function of the same name, or are more.
 LOSSES: list[tuple[str, list[Any], Maker, Call | None, Call | None]] = [
@@ -128,6 +142,15 @@ LOSSES: list[tuple[str, list[Any], Maker, Call | None, Call | None]] = [
     ),
     ("l2_loss", [NUMBERS], pair, None, lambda f, x, y: f.mse_loss(x, y) / 2),
     ("squared_error", [NUMBERS], pair, None, lambda f, x, y: f.mse_loss(x, y)),
+    ("huber_loss", [NUMBERS], pair, None, lambda f, x, y: f.huber_loss(x, y)),
+    ("log_cosh", [NUMBERS], pair, None, None),
+    ("sigmoid_focal_loss", [TAGS], decisions, None, None),
+    ("hinge_loss", [TAGS], signs, None, None),
+    ("multiclass_hinge_loss", [IMAGES], labelled, None, None),
+    ("ranking_softmax_loss", [LISTS], decisions, None, None),
+    ("cosine_distance", [EMBEDDINGS], pair, None, None),
+    ("triplet_margin_loss", [EMBEDDINGS], triplets, None, lambda f, *x: f.triplet_margin_loss(*x)),
+    ("ctc_loss", [SPEECH], speech, None, torch_ctc),
 ]
 
 

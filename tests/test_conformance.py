@@ -42,6 +42,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:Depreca
 
 
 DEAR = ("modes", "transformations", "precision")  # to compile
+KINDS = BUILT_APART | {
+    "ctc_loss",
+    "cumulative_link_loss",
+    "hellinger_distance",
+    "multi_margin_loss",
+    "ranking_softmax_loss",
+    "softmax_focal_loss",
+}
 OWN = [c for c in CASES if c.name not in ALIASES]  # an alias runs the same code; for it the defaults are enough
 OPTION_SETS = [(c, name) for c in CASES for name in c.options]
 
@@ -61,20 +69,13 @@ def check(case, promise, dtype=np.float32, name="default", **given):
     check_loss(case.fn, args, options=options, reference=case.reference, promises=[promise], **given)
 
 
-def in_core(case, promise):
-    return case.name in BUILT_APART and promise in CENTRAL
+def marks(case, promise):
+    if promise in DEAR and case.name not in KINDS:
+        return [pytest.mark.long]
+    return [pytest.mark.core] if case.name in BUILT_APART and promise in CENTRAL else []
 
 
-def rarely(case, promise):
-    """Elementwise losses are built in one place."""
-    return promise in DEAR and case.kind == "elementwise" and case.name not in BUILT_APART
-
-
-DEFAULTS = [
-    pytest.param(c, p, marks=[pytest.mark.core] * in_core(c, p) + [pytest.mark.long] * rarely(c, p))
-    for c in CASES
-    for p in PROMISES
-]
+DEFAULTS = [pytest.param(c, p, marks=marks(c, p)) for c in CASES for p in PROMISES]
 
 
 @parametrize("case, promise", DEFAULTS)

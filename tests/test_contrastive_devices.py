@@ -25,7 +25,7 @@ def split(mesh, loss, reduction, axes=("a", "b")):
     return jax.shard_map(lambda args, kw: loss(*args, **kw, **given), mesh=mesh, in_specs=P(axes), out_specs=out)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "some"])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.long), True], ids=["all", "some"])
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.core] * (n in ("clip", "out"))) for n in [*PAIRS, *GROUPS]]
 )

@@ -409,6 +409,7 @@ def test_gaussian_kl_curvature_at_the_prior():
 # Second derivatives.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)

@@ -23,8 +23,18 @@ def small_blocks():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-@NAMED
+OFTEN = ("lean cross-entropy", "own loss")  # the dear promises, where many methods share the same loops
+
+
+def mark(case, promise):
+    return [pytest.mark.long] * (promise in ("modes", "transformations") and case.name not in OFTEN)
+
+
+@pytest.mark.parametrize(
+    "case, promise",
+    [pytest.param(c, p, marks=mark(c, p)) for c in CASES for p in PROMISES],
+    ids=lambda x: getattr(x, "name", x).replace(" ", "_"),
+)
 def test_defaults(case, promise):
     check(case, promise)
 

@@ -74,7 +74,7 @@ LAYOUTS = {
 CASES = [("dense", "mean"), ("fast", "mean"), ("fast", "sum"), ("lean", "mean"), ("lean", "none"), ("dense", "none")]
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.long), True])
 @pytest.mark.parametrize("method, reduction", CASES)
 def test_value_and_every_gradient(mesh, method, reduction, masked):
     given = {"reduction": reduction, "where": KEEP if masked else None, "labels": LABELS}
