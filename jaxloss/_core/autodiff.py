@@ -227,7 +227,7 @@ class _Pullback:
     def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         owner, call = self.call.owner, self.call
         # jax 0.8 hands constants over as arrays of its own that have no operators.
-        residuals = [r if isinstance(r, jax.Array | jax.core.Tracer) else jnp.asarray(r) for r in residuals]
+        residuals = [r if isinstance(r, jax.Array | Tracer) else jnp.asarray(r) for r in residuals]
         given = iter(cotangents)
         cts: list[Any] = []
         for aval in self.out_avals:
