@@ -20,9 +20,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A compilation may take seconds, which says nothing about the property; and a run must be repeatable.
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=25)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=1500)
+hypothesis.settings.register_profile("long", deadline=None, derandomize=True, max_examples=1500)
 
-# Tracing makes many objects that live long: looking through them often costs a tenth of the suite's time.
+# Tracing makes many objects that live long: looking through them often takes time.
 gc.set_threshold(100_000, 20, 20)
 
 

@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from jaxloss._linear import plan
 
 
 def cross_entropy(hidden, kernel, labels, bias=None, where=None, weights=None, class_weights=None, label_smoothing=0.0,
@@ -40,3 +43,21 @@ def assert_close(got, want, rtol=3e-6):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.max(np.abs(b), initial=0))
 
     jax.tree.map(one, got, want)
+
+
+def numbers(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def blocks_of(size):
+    """A fixture: the vocabulary in blocks of so many classes, the last of which overlaps."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def small_blocks():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plan, "_BLOCK", size)
+            jax.clear_caches()
+            yield
+        jax.clear_caches()
+
+    return small_blocks

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from linear_formulas import assert_close, cross_entropy, truth
+from linear_formulas import assert_close, blocks_of, cross_entropy, numbers, truth
 
 import jaxloss
 from jaxloss._linear import plan
@@ -21,18 +21,7 @@ METHODS = ("dense", "fast", "lean")
 EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.1, "logit_softcap": 3.0, "temperature": 1.5}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """130 classes in blocks of 48: three, the last of which overlaps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_BLOCK", 48)
-        jax.clear_caches()
-        yield
-    jax.clear_caches()
-
-
-def numbers(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+small_blocks = blocks_of(48)  # 130 classes in three blocks
 
 
 HIDDEN, KERNEL, BIAS = numbers(0, N, D), numbers(1, D, V), numbers(2, V)

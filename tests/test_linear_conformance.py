@@ -1,26 +1,17 @@
 """The promises of every loss, for those without logits: each way to compute them, in chunks and blocks that overlap."""
 
-import jax
 import pytest
 import test_conformance_accuracy as accuracy
+from linear_formulas import blocks_of
 from registry_linear import CASES
 from test_conformance import check
-
-from jaxloss._linear import plan
 
 PROMISES = ("value", "gradient", "modes", "transformations", "mask", "reduction", "residuals")
 NAMED = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.replace(" ", "_"))
 OPTION_SETS = [(c, name) for c in CASES for name in c.options]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """7 classes in blocks of 3: three, the last of which overlaps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_BLOCK", 3)
-        jax.clear_caches()
-        yield
-    jax.clear_caches()
+small_blocks = blocks_of(3)  # 7 classes in three blocks
 
 
 OFTEN = ("lean cross-entropy", "own loss")  # the dear promises, where many methods share the same loops

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from linear_formulas import assert_close, truth
+from linear_formulas import assert_close, blocks_of, numbers, truth
 
 import jaxloss
 from jaxloss import linear_distillation_loss, linear_loss
@@ -18,18 +18,7 @@ N, D, E, V = 37, 8, 5, 130
 CROSS_ENTROPY = jaxloss.softmax_cross_entropy_with_integer_labels
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """130 classes in blocks of 48: three, the last of which overlaps. Chunks are of 16 of the 37 tokens."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_BLOCK", 48)
-        jax.clear_caches()
-        yield
-    jax.clear_caches()
-
-
-def numbers(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+small_blocks = blocks_of(48)  # 130 classes in three blocks; chunks are of 16 of the 37 tokens
 
 
 HIDDEN, KERNEL, BIAS = numbers(0, N, D), numbers(1, D, V), numbers(2, V)
