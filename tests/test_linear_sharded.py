@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from linear_formulas import assert_close, cross_entropy, truth
+from linear_formulas import assert_close, cross_entropy, numbers, truth
 
 import jaxloss
 from jaxloss import linear_cross_entropy, linear_log_probs, linear_statistics, sharded
@@ -37,10 +37,6 @@ def mesh_of(kind=AxisType.Auto):
 @pytest.fixture(scope="module")
 def mesh():
     return mesh_of()
-
-
-def numbers(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 HIDDEN, KERNEL, BIAS = numbers(0, N, D), numbers(1, D, V), numbers(2, V)
