@@ -46,6 +46,7 @@ from jaxloss._linear import (
     sharded,
 )
 from jaxloss._margin import (
+    entmax_loss,
     hinge_loss,
     make_fenchel_young_loss,
     margin_softmax_cross_entropy,
@@ -106,7 +107,23 @@ from jaxloss._regression import (
     uncertainty_weighted_sum,
     weighted_sum,
 )
-from jaxloss._reweighted import generalized_cross_entropy, poly_loss_cross_entropy, softmax_focal_loss
+from jaxloss._reweighted import (
+    bi_tempered_logistic_loss,
+    generalized_cross_entropy,
+    poly_loss_cross_entropy,
+    softmax_focal_loss,
+)
+from jaxloss._segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    focal_tversky_loss,
+    iou_loss,
+    jaccard_loss,
+    lovasz_hinge_loss,
+    lovasz_softmax_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jaxloss._sequence import ctc_loss, ctc_loss_with_forward_probs
 
 __version__ = "0.1.0"
@@ -116,6 +133,8 @@ __all__ = [
     "absolute_percentage_error",
     "asymmetric_loss",
     "barlow_twins_loss",
+    "bi_tempered_logistic_loss",
+    "binary_dice_loss",
     "circle_loss",
     "clip_loss",
     "contrastive_loss",
@@ -128,10 +147,13 @@ __all__ = [
     "ctc_loss_with_forward_probs",
     "cumulative_link_loss",
     "custom_vjp",
+    "dice_loss",
     "dpo_loss",
+    "entmax_loss",
     "entropy",
     "epsilon_insensitive_loss",
     "expectile_loss",
+    "focal_tversky_loss",
     "gamma_nll",
     "gaussian_crps",
     "gaussian_kl",
@@ -143,6 +165,8 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "info_nce_loss",
+    "iou_loss",
+    "jaccard_loss",
     "js_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
@@ -155,10 +179,13 @@ __all__ = [
     "linear_loss",
     "linear_statistics",
     "log_cosh",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "make_fenchel_young_loss",
     "margin_ranking_loss",
     "margin_softmax_cross_entropy",
     "multi_margin_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
@@ -201,6 +228,7 @@ __all__ = [
     "supervised_contrastive_loss",
     "total_variation",
     "triplet_margin_loss",
+    "tversky_loss",
     "tweedie_deviance",
     "uncertainty_weighted_sum",
     "vicreg_loss",

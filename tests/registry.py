@@ -19,7 +19,9 @@ import registry_regression_counts
 import registry_regression_differences
 import registry_regression_likelihood
 import registry_regression_positive
+import registry_segmentation
 import registry_sequence
+import registry_tempered
 from registry_case import Case
 
 import jaxloss
@@ -40,6 +42,8 @@ CASES: list[Case] = [
     *registry_preference.CASES,
     *registry_contrastive.CASES,
     *registry_sequence.CASES,
+    *registry_segmentation.CASES,
+    *registry_tempered.CASES,
 ]
 BY_NAME = {case.name: case for case in CASES}
 

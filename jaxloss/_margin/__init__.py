@@ -12,3 +12,4 @@ from jaxloss._margin.decisions import perceptron_loss as perceptron_loss
 from jaxloss._margin.decisions import soft_margin_loss as soft_margin_loss
 from jaxloss._margin.decisions import sparsemax_loss as sparsemax_loss
 from jaxloss._margin.decisions import squared_hinge_loss as squared_hinge_loss
+from jaxloss._margin.entmax import entmax_loss as entmax_loss

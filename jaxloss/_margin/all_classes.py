@@ -60,8 +60,8 @@ def multi_margin_loss(
 
     Reference: Weston, Watkins, "Support Vector Machines for Multi-Class Pattern Recognition" (1999).
 
-    >>> print(multi_margin_loss(jnp.array([[2.0, 1.5, 1.75], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
-    [0.41666666 1.        ]
+    >>> print(multi_margin_loss(jnp.array([[2.0, 1.5, 1.75, 0.0], [0.0, 1.0, 3.0, 0.0]]), jnp.array([0, 1])))
+    [0.3125 0.75  ]
     """
     fn = "multi_margin_loss"
     if p not in (1, 2):

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
@@ -64,7 +64,7 @@ def multiclass_hinge_loss(
     >>> print(multiclass_hinge_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
     [0.5 3. ]
     """
-    return _of_rows(
+    return of_rows(
         "multiclass_hinge_loss", _margin(1.0), scores, labels, axis, where, weights, ignore_index, reduction
     )
 
@@ -107,7 +107,7 @@ def multiclass_perceptron_loss(
     >>> print(multiclass_perceptron_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
     [0. 2.]
     """
-    return _of_rows(
+    return of_rows(
         "multiclass_perceptron_loss", _margin(0.0), scores, labels, axis, where, weights, ignore_index, reduction
     )
 
@@ -152,12 +152,12 @@ def multiclass_sparsemax_loss(
     >>> print(multiclass_sparsemax_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
     [0.0625 2.    ]
     """
-    return _of_rows(
+    return of_rows(
         "multiclass_sparsemax_loss", _sparsemax, scores, labels, axis, where, weights, ignore_index, reduction
     )
 
 
-def _of_rows(
+def of_rows(
     fn: str,
     rule: Rule,
     scores: Any,
@@ -184,25 +184,45 @@ def _of_rows(
     return rows.total(losses, weights, reduction)
 
 
-def _label(x: Array, y: Array) -> Array:
+def label_of(x: Array, y: Array) -> Array:
     return jnp.expand_dims(jnp.arange(x.shape[-1], dtype=y.dtype), tuple(range(y.ndim))) == y[..., None]
 
 
-def _kept(x: Array, mask: Array | None) -> Array:
+def kept_scores(x: Array, mask: Array | None) -> Array:
     return upcast(x) if mask is None else jnp.where(mask, upcast(x), -jnp.inf)
 
 
 def _margin(margin: float) -> Rule:
-    def rule(x: Array, y: Array, mask: Array | None) -> Array:
-        s, label = _kept(x, mask), _label(x, y)
-        s = s * jnp.where(jnp.any(label, -1, keepdims=True), 1, jnp.nan).astype(s.dtype)  # in the slope of each class
-        own = jnp.sum(jnp.where(label, s, 0), -1, keepdims=True)
-        behind = jnp.where(s == -jnp.inf, -jnp.inf, s - own + margin)
-        losses = jnp.max(jnp.where(label, 0, behind), -1)
-        return jnp.where(own[..., 0] == -jnp.inf, jnp.inf, losses)
+    return functools.partial(_ahead, margin)
 
-    # What is kept for the backward pass are the scores as they came.
-    return jax.checkpoint(rule, prevent_cse=False)
+
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
+def _ahead(margin: float, x: Array, y: Array, mask: Array | None) -> Array:
+    return _ahead_fwd(margin, x, y, mask)[0]
+
+
+def _ahead_fwd(margin: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
+    s = kept_scores(x, mask)
+    own = stable.pick(s, y, -1)
+    worst = jnp.max(jnp.where(stable.is_label(s, y, -1), -jnp.inf, s), -1)
+    short = jnp.where(worst == -jnp.inf, -jnp.inf, worst - own + margin)
+    losses = jnp.where(own == -jnp.inf, jnp.inf, jnp.where(jnp.isnan(own), jnp.nan, jnp.maximum(short, 0)))
+    return losses, (x, y, mask, worst, short)
+
+
+def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
+    # Why a rule: autodiff finds the maximum again for each class, and keeps an array of who has it.
+    x, y, mask, worst, short = residuals
+    s = kept_scores(x, mask)
+    label = stable.is_label(s, y, -1)
+    tied = (s == worst[..., None]) & ~label
+    others = jnp.sum(tied, -1, dtype=jnp.int32)
+    share = g * jnp.where(short >= 0, 1, 0).astype(s.dtype) / (others + (short == 0)).astype(s.dtype)
+    slope = jnp.where(label, -(share * others.astype(s.dtype))[..., None], jnp.where(tied, share[..., None], 0))
+    return cotangent(fill(mask, slope), x), None, None
+
+
+_ahead.defvjp(_ahead_fwd, _ahead_bwd)
 
 
 def threshold(s: Array) -> Array:
@@ -217,18 +237,18 @@ def threshold(s: Array) -> Array:
 
 @custom_vjp
 def _sparsemax(x: Array, y: Array, mask: Array | None) -> Array:
-    return _sparsemax_of(x, y, mask, threshold(_kept(x, mask)))
+    return _sparsemax_of(x, y, mask, threshold(kept_scores(x, mask)))
 
 
 def _sparsemax_of(x: Array, y: Array, mask: Array | None, tau: Array) -> Array:
-    s, label = _kept(x, mask), _label(x, y)
+    s, label = kept_scores(x, mask), label_of(x, y)
     p = jnp.maximum(s - tau[..., None], 0)
     own = jnp.sum(jnp.where(label, s, 0), -1)
     return jnp.sum(jnp.square(p - label.astype(p.dtype)), -1) / 2 + jnp.maximum(tau - own, 0)
 
 
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    tau = threshold(_kept(x, mask))
+    tau = threshold(kept_scores(x, mask))
     return _sparsemax_of(x, y, mask, tau), (x, y, mask, tau)
 
 
@@ -236,8 +256,8 @@ def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which one number of each row is
     # kept.
     x, y, mask, tau = residuals
-    p = jnp.maximum(_kept(x, mask) - tau[..., None], 0)
-    slope = g[..., None] * (p - _label(x, y).astype(p.dtype))
+    p = jnp.maximum(kept_scores(x, mask) - tau[..., None], 0)
+    slope = g[..., None] * (p - label_of(x, y).astype(p.dtype))
     return cotangent(fill(mask, slope), x), None, None
 
 

@@ -1,0 +1,114 @@
+"""Soft counts of right and wrong pixels of each class, and the one index that Dice, Tversky and Jaccard are."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxloss._core import stable
+from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.precision import compute_dtype, cotangent
+from jaxloss._core.reduction import fill
+from jaxloss._core.typing import Array
+from jaxloss._segmentation.images import Images
+from jaxloss._segmentation.probabilities import Activation, evaluate, pull
+from jaxloss._segmentation.shares import share
+
+
+class Counts(NamedTuple):
+    """Over the pixels: $\\sum p\\,t$, $\\sum p\\,(1-t)$ and $\\sum (1-p)\\,t$, without the summed axes."""
+
+    hits: Array
+    false_alarms: Array
+    misses: Array
+
+
+class _Pixels(NamedTuple):
+    """What is known of each pixel and class; all of the same number of dimensions."""
+
+    p: Array
+    q: Array
+    t: Array
+    weights: Array | None
+
+
+def count(images: Images) -> Counts:
+    over = images.axes
+    return _count(images.activation, over, images.predictions, images.targets, images.keep, images.weights)
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0, 1))
+def _count(
+    activation: Activation, over: tuple[int, ...], x: Array, t: Array, keep: Array | None, weights: Array | None
+) -> Counts:
+    pixels = _pixels(evaluate(activation, x, keep)[:2], t, keep, weights)
+    if not over:
+        return Counts(*_terms(pixels))
+    # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
+    sums = stable.row_sums(pixels, over[-1], _terms)
+    return Counts(*(jnp.sum(s, over[:-1]) for s in sums))
+
+
+def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: Array | None) -> _Pixels:
+    p, q = found
+    t = fill(keep, as_weights(t, p))
+    return _Pixels(p, q, t, None if weights is None else fill(_rows(keep), weights.astype(p.dtype)))
+
+
+def as_weights(t: Array, p: Array) -> Array:
+    """Class indices become one-hot, NaN where there is no such class; weights of classes stay."""
+    if t.ndim == p.ndim:
+        return t.astype(p.dtype)
+    classes = p.shape[-1]
+    valid = jnp.expand_dims((t >= 0) & (t < classes), -1)
+    return jnp.where(valid, stable.is_label(p, t, -1).astype(p.dtype), jnp.nan)
+
+
+def _rows(keep: Array | None) -> Array | None:
+    return None if keep is None else jnp.any(keep, -1, keepdims=True)
+
+
+def _terms(x: _Pixels) -> tuple[Array, Array, Array]:
+    terms = x.p * x.t, x.p * (1 - x.t), x.q * x.t
+    return terms if x.weights is None else tuple(x.weights * term for term in terms)  # type: ignore[return-value]
+
+
+def _count_fwd(activation: Activation, over: tuple[int, ...], *operands: Any) -> tuple[Counts, Any]:
+    return _count(activation, over, *operands), operands
+
+
+def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: Counts) -> tuple[Array | None, ...]:
+    # Why a rule: autodiff keeps the probabilities and two more arrays of their size in float32.
+    x, t, keep, weights = operands
+    found = evaluate(activation, x, keep)
+    p, q, t_, w = _pixels(found[:2], t, keep, weights)
+    hits, alarms, misses = (jnp.expand_dims(part, over) for part in g)
+    to_p = hits * t_ + alarms * (1 - t_) - misses * t_
+    to_t = fill(keep, (hits - alarms) * p + misses * q)
+    to_weights = None
+    if w is not None:
+        to_weights = jnp.sum(p * (hits * t_ + alarms * (1 - t_)) + q * misses * t_, -1, keepdims=True)
+        to_weights = cotangent(fill(_rows(keep), to_weights), weights)
+        to_p, to_t = w * to_p, w * to_t
+    to_x = fill(keep, pull(activation, found, to_p))
+    return cotangent(to_x, x), cotangent(to_t, t), None, to_weights
+
+
+_count.defvjp(_count_fwd, _count_bwd)
+
+
+def index_loss(counts: Counts, alpha: Array | float, beta: Array | float, smooth: Array | float) -> Array:
+    """1 minus the index (hits + smooth) / (hits + alpha false alarms + beta misses + smooth); 0 where that is 0 / 0."""
+    dtype = counts.hits.dtype
+    alpha, beta, smooth = (jnp.asarray(a, dtype) for a in (alpha, beta, smooth))
+    return share(alpha * counts.false_alarms + beta * counts.misses, counts.hits + smooth)
+
+
+def class_frequencies(images: Images) -> Array:
+    """How much of each class there is in the targets of all pixels that are kept."""
+    p = jnp.zeros(images.predictions.shape, compute_dtype(images.predictions))
+    t = fill(images.keep, as_weights(images.targets, p))
+    t = t if images.weights is None else t * fill(_rows(images.keep), images.weights.astype(t.dtype))
+    return jnp.sum(jnp.sum(t, images.axes), tuple(range(t.ndim - 1 - len(images.axes))))

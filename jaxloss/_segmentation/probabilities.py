@@ -1,0 +1,71 @@
+"""Probabilities of pixels and what they lack to 1, both with all digits, in value and gradient."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+
+from jaxloss._core import stable
+from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.precision import cotangent, upcast
+from jaxloss._core.reduction import fill
+from jaxloss._core.typing import Array
+
+Activation: TypeAlias = Literal["softmax", "sigmoid"] | None  # from logits, or predictions that are probabilities
+
+
+class Evaluated(NamedTuple):
+    """$p$ and $1 - p$, of the shape of the predictions."""
+
+    p: Array
+    q: Array
+    is_top: Array | None = None  # of a softmax: the first class of the largest score
+
+
+def evaluate(activation: Activation, x: Array, keep: Array | None) -> Evaluated:
+    """`keep` says which entries take part; a dropped class has probability 0, in a row with no class left all have."""
+    z = fill(keep, upcast(x))
+    if activation == "sigmoid":
+        return Evaluated(*(fill(keep, part) for part in stable.sigmoids(z)))
+    if activation is None:
+        return Evaluated(z, fill(keep, 1 - z))
+    by_class = keep is not None and keep.shape[-1] == x.shape[-1]
+    left = jnp.any(keep, -1, keepdims=True) if by_class else True
+    z = jnp.where(keep | ~left, z, -jnp.inf) if by_class else z
+    stats = stable.row_stats(z, -1)
+    p = stable.softmax(z, stats, -1)
+    q = stable.one_minus_probability(stable.gap(z, stats, -1), jnp.expand_dims(stats.rest, -1))
+    is_top = stable.is_label(z, stable.first_max(z, stats.max, -1), -1)
+    return Evaluated(fill(keep, p), fill(keep, q), is_top)
+
+
+def pull(activation: Activation, found: Evaluated, g: Array) -> Array:
+    """The gradient by the predictions, from that by p with q = 1 - p."""
+    p, q, is_top = found
+    if activation is None:
+        return g
+    if activation == "sigmoid":
+        return g * p * q
+    # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits.
+    away = g - jnp.sum(jnp.where(is_top, g, 0), -1, keepdims=True)
+    return p * (away - jnp.sum(p * away, -1, keepdims=True))
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
+def probabilities(activation: Activation, x: Array, keep: Array | None) -> tuple[Array, Array]:
+    return evaluate(activation, x, keep)[:2]
+
+
+def _fwd(activation: Activation, x: Array, keep: Array | None) -> tuple[tuple[Array, Array], Any]:
+    return probabilities(activation, x, keep), (x, keep)
+
+
+def _bwd(activation: Activation, residuals: Any, g: tuple[Array, Array]) -> tuple[Array | None, None]:
+    # Why a rule: p (1 - p) of a confident pixel is 0 in float32 if 1 - p is formed from p.
+    x, keep = residuals
+    return cotangent(fill(keep, pull(activation, evaluate(activation, x, keep), g[0] - g[1])), x), None
+
+
+probabilities.defvjp(_fwd, _bwd)
