@@ -73,7 +73,7 @@ def torch_peers(*args: jax.Array) -> dict[str, Timed]:
 
 
 def _products_take(hidden: Any, kernel: Any) -> float:
-    """Seconds for three products, from one of a few rows: without its instructions, bfloat16 takes 200 times as long."""
+    """Seconds for three products, from one of a few rows: bfloat16 may take 200 times as long as float32."""
     few = hidden[:8]
     few @ kernel
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Cases of the losses of segmentations and boxes. Their masks and weights, which are of pixels: test_segmentation.py."""
+"""Cases of the losses of segmentations and boxes. Masks and weights of pixels: test_segmentation.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def of_pixels(fn: Callable[..., Any]) -> Callable[..., Any]:
 def labels_of(rng: RNG, shape: Shape) -> np.ndarray:
     """Class indices, every class in every image."""
     count = int(np.prod(shape[1:]))
-    return rng.permuted(np.arange(shape[0] * count).reshape(shape[0], count) % CLASSES, 1).reshape(shape).astype(np.int32)
+    labels = np.broadcast_to(np.arange(count) % CLASSES, (shape[0], count))
+    return rng.permuted(labels, axis=1).reshape(shape).astype(np.int32)
 
 
 def soft(rng: RNG, shape: Shape) -> list[np.ndarray]:
@@ -42,6 +43,20 @@ def soft(rng: RNG, shape: Shape) -> list[np.ndarray]:
 
 def indices(rng: RNG, shape: Shape) -> list[np.ndarray]:
     return [rng.standard_normal((*shape, CLASSES)), labels_of(rng, shape)]
+
+
+def apart(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    """No two errors of a class are nearly equal: numerical derivatives must not change their order."""
+    while True:
+        p, y = as_probabilities(rng, shape)[0], labels_of(rng, shape)
+        errors = np.abs((y[..., None] == np.arange(CLASSES)) - p).reshape(-1, CLASSES)
+        if np.min(np.diff(np.sort(errors, 0), axis=0)) > 0.01:
+            return [p, y]
+
+
+def apart_logits(rng: RNG, shape: Shape) -> list[np.ndarray]:
+    p, y = apart(rng, shape)
+    return [np.log(p), y]
 
 
 def as_probabilities(rng: RNG, shape: Shape) -> list[np.ndarray]:
@@ -129,7 +144,12 @@ EDGES = (
 
 
 def _index(
-    fn: Any, formula: Any, options: dict[str, Any], flag: str = "from_logits", edges: tuple[Edge, ...] = EDGES, **given: Any
+    fn: Any,
+    formula: Any,
+    options: dict[str, Any],
+    flag: str = "from_logits",
+    edges: tuple[Edge, ...] = EDGES,
+    **given: Any,
 ) -> Case:
     options = {**OPTIONS, "one class": {}, "probabilities": {flag: False}, **options}
     return Case(
@@ -207,8 +227,6 @@ CASES = [
             Edge("nothing there", ([[[0.0, 0.0]]], [[[0.0, 0.0]]]), 1.0, "finite", {"smooth": 0.0}),
             Edge("nan", ([[[NAN, 0.0]]], [[1]]), NAN, "any"),
         ),
-        accurate=indices_at,
-        scales=(1e-3, 1.0, 5.0),
     ),
     Case(
         of_pixels(jaxloss.lovasz_softmax_loss),
@@ -225,7 +243,8 @@ CASES = [
             "probabilities": {"from_logits": False},
             "everything": {"classes": "all", "class_weights": weights_of_classes, "ignore_background": True},
         },
-        makers={"probabilities": lambda rng, shape: [as_probabilities(rng, shape)[0], labels_of(rng, shape)]},
+        makers={"probabilities": apart, "batch": apart_logits},
+        shapes={"probabilities": (2, 5), "batch": (2, 5)},
         zero=certain,
         accurate=indices_at,
         scales=(1e-3, 1.0, 5.0),
@@ -242,7 +261,7 @@ CASES = [
         jaxloss.lovasz_hinge_loss,
         formulas.lovasz_hinge_loss,
         foreground,
-        "axis",
+        "frames",
         options={
             "first axis": {"axis": 0},
             "two axes": {"axis": (0, 2)},

@@ -71,13 +71,13 @@ def binary_dice_loss(m: Maths, x: Any, t: Any, smooth: Any = 1.0, apply_sigmoid:
 def multiclass_generalized_dice_loss(
     m: Maths, x: Any, t: Any, smooth: Any = 1.0, apply_softmax: bool = True, ignore_background: bool = False
 ) -> Any:
-    """Of classes that are all there."""
     there = weights_of_classes(m, x, t).sum(tuple(range(x.ndim - 1)))
-    rarity = 1 / there**2
+    rarest = m.xp.min(m.where(there > 0, there, m.number(np.inf)))
+    rarity = m.where(there > 0, (rarest / m.where(there > 0, there, m.number(1.0))) ** 2, m.number(1.0))
     rarity = rarity / rarity.sum() * x.shape[-1]
     options = {"apply_softmax": apply_softmax, "ignore_background": ignore_background, "class_weights": rarity}
     losses = index_loss(m, x, t, smooth=smooth, **options)
-    return losses.sum() / losses.size
+    return losses.sum() / max(losses.size, 1)
 
 
 def _extension(m: Maths, errors: Any, truth: Any) -> Any:
@@ -105,7 +105,7 @@ def lovasz_softmax_loss(
     reduction: str = "mean",
 ) -> Any:
     p = probabilities(m, x, from_logits)
-    truth = (np.asarray(t)[..., None] == np.arange(x.shape[-1])) if np.ndim(t) < x.ndim else np.asarray(t) == 1
+    truth = m.xp.asarray(t)[..., None] == np.arange(x.shape[-1]) if np.ndim(t) < x.ndim else t == 1
     errors = m.where(truth, 1 - p, p)
     axis = tuple(range(1, x.ndim - 1)) if axis is None else axis
     ends = tuple(range(-len(axis), 0))
@@ -118,22 +118,22 @@ def lovasz_softmax_loss(
         losses, counted = losses[..., 1:], counted[..., 1:]
     if reduction == "none":
         return losses
-    return losses.sum(-1) / (m.number(np.maximum(counted.sum(-1), 1)) if reduction == "mean" else 1)
+    return losses.sum(-1) / (m.number(m.xp.maximum(counted.sum(-1), 1)) if reduction == "mean" else 1)
 
 
 def lovasz_hinge_loss(
     m: Maths, x: Any, y: Any, axis: Any = None, ignore_index: Any = None, where: Any = None, **given: Any
 ) -> Any:
-    axis = tuple(range(1, x.ndim)) if axis is None else axis
+    axis = (tuple(range(1, x.ndim)) or 0) if axis is None else axis
     axis = axis if isinstance(axis, tuple) else (axis,)
-    truth = np.asarray(m.xp.broadcast_to(y, x.shape) > 0.5)
+    truth = m.xp.broadcast_to(y, x.shape) > 0.5
     hinges = 1 - m.where(truth, x, -x)
     hinges = m.where(hinges > 0, hinges, 0 * hinges)
     keep = np.ones(x.shape, bool)
     if where is not None:
         keep = np.broadcast_to(where if where.ndim == x.ndim else np.expand_dims(where, axis), x.shape)
     if ignore_index is not None:
-        keep = keep & np.asarray(m.xp.broadcast_to(y, x.shape) != ignore_index)
+        keep = keep & (m.xp.broadcast_to(y, x.shape) != ignore_index)
     truth = truth & keep  # a pixel that is dropped has error 0 and is not there: it adds nothing to any set before it
     hinges = m.where(keep, hinges, 0 * hinges)
     ends = tuple(range(-len(axis), 0))

@@ -13,7 +13,7 @@ def exp_t(m: Maths, x: Any, t: float) -> Any:
         return m.exp(x)
     base = 1 + (1 - m.number(t)) * x
     positive = base > 0
-    return m.where(positive, m.where(positive, base, 0 * base + 1) ** (1 / (1 - m.number(t))), 0 * m.number(1.0))
+    return m.where(positive, m.where(positive, base, m.number(1.0)) ** (1 / (1 - m.number(t))), 0 * m.number(1.0))
 
 
 def tempered(m: Maths, x: Any, t: float) -> Any:

@@ -16,7 +16,7 @@ LOSSES = [c for c in CASES if c.kind != "total"]
 EACH = pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.name)
 LABELLED = [c for c in LOSSES if c.kind == "axis" and [a.dtype.kind for a in c.arguments()] == ["f", "i"]]
 EACH_LABELLED = pytest.mark.parametrize("case", LABELLED, ids=lambda c: c.name)
-ALIKE = [c for c in LOSSES if c.kind != "batch" and len({a.shape for a in c.arguments()}) == 1]
+ALIKE = [c for c in LOSSES if c.kind not in ("batch", "frames") and len({a.shape for a in c.arguments()}) == 1]
 PAIRS = [c for c in ALIKE if len(c.arguments()) > 1 and c not in LABELLED]
 EACH_PAIR = pytest.mark.parametrize("case", PAIRS, ids=lambda c: c.name)
 ROWS = [c for c in LOSSES if c.kind == "axis"]

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import checkify
 
 from jaxloss._core import checks
 from jaxloss._core.devices import require_tracked_axis
@@ -145,8 +144,7 @@ class Rows:
 
 
 def require_classes(fn: str, labels: Array, classes: int) -> None:
-    """For `checkify` with `user_checks`; free when not asked for."""
-    checkify.debug_check(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
+    checks.debug(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
 
 
 def is_zero(option: Any) -> bool:

@@ -148,7 +148,7 @@ def bregman(y: Array, p: Array, q: Array, t: float) -> Array:
     whole = jnp.where(some, y, 1)
     missing = jnp.where(p > 0.5, q - (1 - y), y - p) / whole
     of_label = to_power(whole, a) * _partial_beta(missing, jnp.where(some, p / whole, 1), a)
-    return jnp.where(some, of_label, to_power(p, a) / a)
+    return jnp.where(some, of_label, jnp.where(y == 0, to_power(p, a) / a, jnp.nan))
 
 
 def _partial_beta(r: Array, x: Array, a: float) -> Array:
@@ -164,7 +164,6 @@ def _partial_beta(r: Array, x: Array, a: float) -> Array:
     if a == 1:
         direct = -jnp.log(jnp.where(small, 1, x)) - r
     else:
-        rest = jnp.where(small, 1, x)
-        one, two = (to_power(rest, e) for e in (a - 1, a))
-        direct = (1 - one) / (a - 1) - (1 - two) / a
+        log = jnp.log(jnp.where(small, 1, x))
+        direct = jnp.expm1(a * log) / a - jnp.expm1((a - 1) * log) / (a - 1)
     return jnp.where(small, jnp.square(s) * series, direct)

@@ -64,9 +64,7 @@ def multiclass_hinge_loss(
     >>> print(multiclass_hinge_loss(jnp.array([[2.0, 1.5, 0.0], [0.0, 1.0, 3.0]]), jnp.array([0, 1])))
     [0.5 3. ]
     """
-    return of_rows(
-        "multiclass_hinge_loss", _margin(1.0), scores, labels, axis, where, weights, ignore_index, reduction
-    )
+    return of_rows("multiclass_hinge_loss", _margin(1.0), scores, labels, axis, where, weights, ignore_index, reduction)
 
 
 @loss()
@@ -217,7 +215,7 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     label = stable.is_label(s, y, -1)
     tied = (s == worst[..., None]) & ~label
     others = jnp.sum(tied, -1, dtype=jnp.int32)
-    share = g * jnp.where(short >= 0, 1, 0).astype(s.dtype) / (others + (short == 0)).astype(s.dtype)
+    share = g * jnp.where(short >= 0, 1, 0).astype(s.dtype) / (others + (short == 0).astype(jnp.int32)).astype(s.dtype)
     slope = jnp.where(label, -(share * others.astype(s.dtype))[..., None], jnp.where(tied, share[..., None], 0))
     return cotangent(fill(mask, slope), x), None, None
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.scipy.special import erf
+from jax.lax import erf
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss

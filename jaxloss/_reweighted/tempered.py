@@ -1,19 +1,19 @@
 """The bi-tempered logistic loss.
 
 >>> import jax.numpy as jnp
->>> wrong = jnp.array([[0.0, 10.0], [0.0, 1000.0]])  # costs at most 1 / ((1 - t1) (2 - t1))
->>> print(bi_tempered_logistic_loss(wrong, jnp.array([0, 0])))
-[1.5943108 3.043757 ]
+>>> wrong = jnp.array([[0.0, 10.0], [0.0, 1000.0]])  # costs at most 1 / (1 - t1)
+>>> print(*(f"{v:.3f}" for v in bi_tempered_logistic_loss(wrong, jnp.array([0, 0]))))
+3.331 4.975
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
@@ -49,8 +49,8 @@ def bi_tempered_logistic_loss(
     Args:
       logits: $x$, any shape; `-inf` rules a class out.
       labels: class indices in [0, classes), of the shape of the logits without `axis` (out of range: NaN in value and
-        gradient, reported by `checkify` with `user_checks`); or distributions $y$ of the shape of the logits, floating
-        or integer, which have no gradient.
+        gradient, reported by `checkify` with `user_checks`); or floating distributions $y$, broadcast to the shape of
+        the logits, which have no gradient.
       t1: $t_1$ in [0, 1], a Python number.
       t2: $t_2$ in [0, 4], a Python number.
       label_smoothing: $\alpha$ in [0, 1], a Python number: labels become $(1-\alpha)\,y_k + \alpha/K$. The authors'
@@ -73,8 +73,9 @@ def bi_tempered_logistic_loss(
 
     Reference: Amid, Warmuth, Anil, Koren, "Robust Bi-Tempered Logistic Loss Based on Bregman Divergences" (2019).
 
-    >>> print(bi_tempered_logistic_loss(jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0])))
-    [0.03053187 0.68896174]
+    >>> losses = bi_tempered_logistic_loss(jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 0]))
+    >>> print(*(f"{v:.3f}" for v in losses))
+    0.110 1.453
     """
     fn = "bi_tempered_logistic_loss"
     for name, value, most in (("t1", t1, 1), ("t2", t2, 4), ("label_smoothing", label_smoothing, 1)):
@@ -82,61 +83,75 @@ def bi_tempered_logistic_loss(
             raise TypeError(f"{fn}: {name} must be a Python number, got {type(value).__name__}")
         checks.in_range(fn, name, value, 0, most)
     rows = Rows(fn, "logits", logits, axis, where)
-    y = _distributions(rows, labels, ignore_index)
+    y = _labels(rows, labels, ignore_index)
 
     def last(x: Array) -> Array:
         return jnp.moveaxis(x, rows.axis, -1)
 
     x = last(fill(None if rows.keep is None else jnp.expand_dims(rows.keep, rows.axis), rows.logits))
     mask = None if rows.mask is None else last(rows.mask | ~jnp.expand_dims(rows.keep, rows.axis))
-    if label_smoothing:
-        y = (1 - label_smoothing) * y + label_smoothing / jnp.expand_dims(rows.kept_classes(y.dtype), -1)
-    losses = _bi_tempered(float(t1), float(t2), x, fill(mask, y), mask)
+    how = _How(float(t1), float(t2), float(label_smoothing))
+    losses = _bi_tempered(how, x, y, mask)
     return rows.total(losses, weights, reduction)
 
 
-def _distributions(rows: Rows, labels: Any, ignore_index: int | None) -> Array:
-    """Classes last; NaN for an index that is no class."""
+class _How(NamedTuple):
+    t1: float
+    t2: float
+    smoothing: float
+
+
+def _labels(rows: Rows, labels: Any, ignore_index: int | None) -> Array:
+    """Class indices, or distributions with the classes last."""
     given = checks.number(rows.fn, "labels", labels)
-    dtype = upcast(rows.logits).dtype
-    if given.ndim == len(rows.shape):
-        if ignore_index is not None:
-            raise ValueError(f"{rows.fn}: ignore_index needs labels that are class indices; use where")
-        t = checks.no_gradient(rows.fn, "labels", rows.distribution(given))
-        return jnp.moveaxis(t, rows.axis, -1).astype(dtype)
-    y = rows.labels(given, ignore_index)
-    classes = jnp.arange(rows.classes, dtype=y.dtype).reshape((1,) * y.ndim + (-1,))
-    valid = ((y >= 0) & (y < rows.classes))[..., None]
-    return jnp.where(valid, (classes == y[..., None]).astype(dtype), jnp.nan)
+    if jnp.issubdtype(given.dtype, jnp.integer):
+        return rows.labels(given, ignore_index)
+    if ignore_index is not None:
+        raise ValueError(f"{rows.fn}: ignore_index needs labels that are class indices; use where")
+    return jnp.moveaxis(checks.no_gradient(rows.fn, "labels", rows.distribution(given)), rows.axis, -1)
 
 
-@functools.partial(custom_vjp, nondiff_argnums=(0, 1))
-def _bi_tempered(t1: float, t2: float, x: Array, y: Array, mask: Array | None) -> Array:
-    return _bi_tempered_fwd(t1, t2, x, y, mask)[0]
+def _distributions(how: _How, p: Array, y: Array, mask: Array | None) -> Array:
+    """NaN for an index that is no class."""
+    if y.ndim < p.ndim:
+        valid = ((y >= 0) & (y < p.shape[-1]))[..., None]
+        y = jnp.where(valid, stable.is_label(p, y, -1).astype(p.dtype), jnp.nan)
+    y = fill(mask, y.astype(p.dtype))
+    if how.smoothing == 0:
+        return y
+    kept = p.shape[-1] if mask is None else jnp.sum(mask, -1, keepdims=True, dtype=jnp.int32)
+    return fill(mask, (1 - how.smoothing) * y + how.smoothing / jnp.asarray(kept, p.dtype))
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
+def _bi_tempered(how: _How, x: Array, y: Array, mask: Array | None) -> Array:
+    return _bi_tempered_fwd(how, x, y, mask)[0]
 
 
 def _kept(x: Array, mask: Array | None) -> Array:
     return upcast(x) if mask is None else jnp.where(mask, upcast(x), -jnp.inf)
 
 
-def _bi_tempered_fwd(t1: float, t2: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    found, shift = distribution(_kept(x, mask), t2)
-    return jnp.sum(bregman(y, found.p, found.q, t1), -1), (x, y, mask, shift)
+def _bi_tempered_fwd(how: _How, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
+    found, shift = distribution(_kept(x, mask), how.t2)
+    target = _distributions(how, found.p, y, mask)
+    return jnp.sum(bregman(target, found.p, found.q, how.t1), -1), (x, y, mask, shift)
 
 
-def _bi_tempered_bwd(t1: float, t2: float, residuals: Any, g: Array) -> tuple[Array | None, Array, None]:
+def _bi_tempered_bwd(how: _How, residuals: Any, g: Array) -> tuple[Array | None, Array | None, None]:
     # Why a rule: autodiff goes back through the search for lambda. One number of each row is kept instead.
     x, y, mask, shift = residuals
-    found, _ = distribution(_kept(x, mask), t2, shift)
+    found, _ = distribution(_kept(x, mask), how.t2, shift)
     p, q = found.p, found.q
-    over = jnp.where(p > 0.5, (1 - y) - q, p - y)
-    pull, share = to_power(p, t2 - t1) * over, to_power(p, t2)
+    target = _distributions(how, p, y, mask)
+    over = jnp.where(p > 0.5, (1 - target) - q, p - target)
+    pull, share = to_power(p, how.t2 - how.t1) * over, to_power(p, how.t2)
     share = share / jnp.sum(share, -1, keepdims=True)
     slope = pull - share * jnp.sum(pull, -1, keepdims=True)
     # What the class on top gets is the rest: its own pull and its share of it nearly cancel.
     others = jnp.sum(jnp.where(found.is_top, 0, slope), -1, keepdims=True)
     slope = jnp.where(found.is_top, -others, slope)
-    return cotangent(fill(mask, g[..., None] * slope), x), jnp.zeros_like(y), None
+    return cotangent(fill(mask, g[..., None] * slope), x), cotangent(jnp.zeros(y.shape), y), None
 
 
 _bi_tempered.defvjp(_bi_tempered_fwd, _bi_tempered_bwd)

@@ -51,7 +51,9 @@ def index_losses(
 ) -> Array:
     """1 minus the index of each class."""
     for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
-        checks.in_range(fn, name, checks.scalar(fn, name, value) if not checks.static_number(value) else value, 0, jnp.inf)
+        checks.in_range(
+            fn, name, checks.scalar(fn, name, value) if not checks.static_number(value) else value, 0, jnp.inf
+        )
     given = images(
         fn,
         predictions,
@@ -63,6 +65,3 @@ def index_losses(
         ignore_index=ignore_index,
     )
     return index_loss(count(given), alpha, beta, smooth)
-
-
-

@@ -17,6 +17,7 @@ from jaxloss._segmentation.classes import index_losses, over_classes
 from jaxloss._segmentation.images import images
 from jaxloss._segmentation.overlap import class_frequencies, count, index_loss
 
+
 @loss()
 def dice_loss(
     predictions: Float[ArrayLike, "*shape"],
@@ -52,10 +53,10 @@ def dice_loss(
       apply_softmax: whether predictions are logits.
       class_weights: multiply the losses of the classes, `[classes]`; a mean still divides by the number of classes.
       ignore_background: leave out the first class, if it is not the only one.
-      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a batch
-        counts as one image.
-      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which the
-        softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
+      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a
+        batch counts as one image.
+      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
+        the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
       ignore_index: pixels with this class index are dropped.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
@@ -214,4 +215,5 @@ def multiclass_generalized_dice_loss(
     shares = jnp.square(jnp.where(there > 0, rarest / jnp.where(there > 0, there, 1), 1))
     rarity = shares * (there.size / jnp.sum(shares))
     losses = index_loss(count(given), 0.5, 0.5, smooth)
-    return jnp.mean(over_classes(fn, losses, rarity, "mean", ignore_background))
+    losses = over_classes(fn, losses, rarity, "mean", ignore_background)
+    return jnp.sum(losses) / max(losses.size, 1)

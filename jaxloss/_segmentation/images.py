@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.class_rows import require_classes
-from jaxloss._core.row_masks import masks
 from jaxloss._core.reduction import fill
+from jaxloss._core.row_masks import masks
 from jaxloss._core.typing import Array
 from jaxloss._segmentation.probabilities import Activation
 
@@ -45,7 +45,9 @@ def images(
     if t.ndim == x.ndim:
         checks.same_shape(fn, "targets", t, x.shape, "predictions")
         if ignore_index is not None:
-            raise ValueError(f"{fn}: ignore_index needs targets that are class indices, without the class axis; use where")
+            raise ValueError(
+                f"{fn}: ignore_index needs targets that are class indices, without the class axis; use where"
+            )
     else:
         t = checks.same_shape(fn, "targets", t, x.shape[:-1], "predictions, or theirs without the class axis")
         t, keep = _indices(fn, t, x.shape[-1], keep, ignore_index)

@@ -8,22 +8,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._core import checks
 from jaxloss._core.api import loss
-from jaxloss._core.precision import promote
+from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.precision import compute_dtype, cotangent, upcast
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.row_masks import masks
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 from jaxloss._segmentation.classes import over_classes
 from jaxloss._segmentation.images import images, summed_axes
 from jaxloss._segmentation.overlap import as_weights
-from jaxloss._segmentation.probabilities import probabilities
+from jaxloss._segmentation.probabilities import Activation, Evaluated, evaluate, pull
 
 
 @loss()
@@ -80,14 +82,48 @@ def lovasz_softmax_loss(
     fn = "lovasz_softmax_loss"
     checks.choice(fn, "classes", classes, ("present", "all"))
     given = images(fn, predictions, targets, from_logits=from_logits, axis=axis, where=where, ignore_index=ignore_index)
-    right, wrong = probabilities(given.activation, given.predictions, given.keep)
-    truth = as_weights(given.targets, right)
-    truth = fill(given.keep, truth)
-    errors = jnp.where(truth > 0.5, wrong, right) + 0 * truth  # NaN for a class that is none
-    keep = None if given.keep is None else jnp.broadcast_to(given.keep, errors.shape)
-    losses = _extension(errors, truth > 0.5, keep, given.axes)
-    counted = jnp.any(truth > 0.5, given.axes) if classes == "present" else None
+    losses = _of_classes(given.activation, given.axes, given.predictions, given.targets, given.keep)
+    counted = (
+        jnp.any(_truth(given.targets, given.predictions, given.keep), given.axes) if classes == "present" else None
+    )
     return over_classes(fn, losses, class_weights, reduction, ignore_background, counted)
+
+
+def _truth(t: Array, x: Array, keep: Array | None) -> Array:
+    """Which pixels are of which class."""
+    return fill(keep, as_weights(t, jnp.zeros(x.shape, compute_dtype(x)))) > 0.5
+
+
+def _errors(activation: Activation, x: Array, t: Array, keep: Array | None) -> tuple[Array, Array, Evaluated]:
+    found = evaluate(activation, x, keep)
+    weights = fill(keep, as_weights(t, found.p))
+    truth = weights > 0.5
+    return jnp.where(truth, found.q, found.p) + 0 * weights, truth, found  # NaN for an index that is no class
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0, 1))
+def _of_classes(activation: Activation, axes: tuple[int, ...], x: Array, t: Array, keep: Array | None) -> Array:
+    return _extension(*_errors(activation, x, t, keep)[:2], keep, axes)
+
+
+def _of_classes_fwd(activation: Activation, axes: tuple[int, ...], *operands: Any) -> tuple[Array, Any]:
+    return _of_classes(activation, axes, *operands), operands
+
+
+def _of_classes_bwd(activation: Activation, axes: tuple[int, ...], operands: Any, g: Array) -> tuple[Array | None, ...]:
+    # Why a rule: autodiff keeps what was sorted, and adds to the pixels by a scatter. Here the predictions are kept.
+    x, t, keep = operands
+    errors, truth, found = _errors(*(activation, *operands))
+    slopes = jnp.expand_dims(g, axes) * _slopes(errors, truth, keep, axes)
+    to_x = pull(activation, found, jnp.where(truth, -slopes, slopes))
+    return (
+        cotangent(fill(keep, to_x), x),
+        None if not jnp.issubdtype(t.dtype, jnp.floating) else jnp.zeros_like(t),
+        None,
+    )
+
+
+_of_classes.defvjp(_of_classes_fwd, _of_classes_bwd)
 
 
 @loss()
@@ -111,7 +147,7 @@ def lovasz_hinge_loss(
       logits: $x$, scores of the foreground, `[batch, *pixels]`.
       labels: $y$, 1 for the foreground and 0 for the rest, any real or boolean dtype; broadcast to the shape of the
         logits. Half and more counts as 1; labels have no gradient.
-      axis: the axes of the pixels; `None` for all but the first.
+      axis: the axes of the pixels; `None` for all but the first, or for the only one.
       where: images to keep, of the shape of the result, or else pixels to keep, broadcast to the logits. What is
         dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses of the images.
@@ -133,54 +169,91 @@ def lovasz_hinge_loss(
     fn = "lovasz_hinge_loss"
     x, y = checks.floating(fn, "logits", logits), checks.number(fn, "labels", labels)
     y = checks.broadcast(fn, "labels", y, x.shape, "logits")
-    axes = summed_axes(fn, axis, x.ndim + 1)
+    axes = summed_axes(fn, 0 if axis is None and x.ndim == 1 else axis, x.ndim + 1)
     keep, rows = masks(fn, where, x.shape, axes, "logits")
     if ignore_index is not None:
         known = y != jnp.asarray(ignore_index, y.dtype)
         keep = known if keep is None else keep & known
         rows = jnp.any(keep, axes)
-    x, y = promote(x, y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(jnp.float32))
-    x, truth = fill(keep, x), fill(keep, lax.stop_gradient(y)) >= 0.5
-    hinges = 1 - jnp.where(truth, x, -x)
-    hinges = jnp.where(hinges <= 0, 0, hinges)
-    keep = None if keep is None else jnp.broadcast_to(keep, x.shape)
-    losses = _extension(hinges, truth, keep, axes)
+    truth = fill(keep, y.astype(compute_dtype(y))) >= 0.5
+    losses = _of_hinges(axes, x, truth, keep)
     return reduce(losses, where=rows, weights=weights, reduction=reduction, fn=fn)
+
+
+def _hinges(x: Array, truth: Array, keep: Array | None) -> Array:
+    x = fill(keep, upcast(x))
+    hinges = 1 - jnp.where(truth, x, -x)
+    return jnp.where(hinges <= 0, 0, hinges)
+
+
+@functools.partial(custom_vjp, nondiff_argnums=(0,))
+def _of_hinges(axes: tuple[int, ...], x: Array, truth: Array, keep: Array | None) -> Array:
+    return _extension(_hinges(x, truth, keep), truth, keep, axes)
+
+
+def _of_hinges_fwd(axes: tuple[int, ...], *operands: Any) -> tuple[Array, Any]:
+    return _of_hinges(axes, *operands), operands
+
+
+def _of_hinges_bwd(axes: tuple[int, ...], operands: Any, g: Array) -> tuple[Array | None, None, None]:
+    # Why a rule: as for classes.
+    x, truth, keep = operands
+    hinges = _hinges(x, truth, keep)
+    slopes = jnp.expand_dims(g, axes) * jnp.where(hinges == 0, 0, _slopes(hinges, truth, keep, axes))
+    return cotangent(jnp.where(truth, -slopes, slopes), x), None, None
+
+
+_of_hinges.defvjp(_of_hinges_fwd, _of_hinges_bwd)
+
+
+class _Sorted(NamedTuple):
+    """Of rows of pixels, the largest error first and those that are dropped last."""
+
+    errors: Array
+    steps: Array
+    place: Array
 
 
 def _extension(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
     """The extension of the Jaccard loss at errors >= 0, of which dropped ones count nothing."""
-    steps = lax.stop_gradient(_steps(errors, truth, keep, axes))
-    errors = fill(keep, errors)
-    return jnp.sum(jnp.where(steps == 0, 0, errors * steps), axes)
+    found = _sorted(errors, truth, keep, axes)
+    return jnp.sum(jnp.where(found.steps == 0, 0, found.errors * found.steps), -1)
 
 
-def _steps(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
-    """What each pixel adds to the Jaccard loss when it turns wrong after all with larger errors: the slopes.
+def _slopes(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
+    """Of the extension, by the errors."""
+    found = _sorted(errors, truth, keep, axes)
+    steps = lax.sort((found.place, found.steps), dimension=-1, num_keys=1)[1]
+    shape = jnp.moveaxis(errors, axes, _ends(axes)).shape
+    return lax.stop_gradient(jnp.moveaxis(steps.reshape(shape), _ends(axes), axes))
+
+
+def _ends(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(-len(axes), 0))
+
+
+def _sorted(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> _Sorted:
+    """With what each pixel adds to the Jaccard loss when it turns wrong after all with larger errors.
 
     No step is a difference of two losses: with I pixels still right and U in the union, a missed one adds 1 / U, and
     one too many I / (U (U - 1)).
     """
-    errors = lax.stop_gradient(errors)
-    ends = tuple(range(-len(axes), 0))
-    shape = jnp.moveaxis(errors, axes, ends).shape
-    rows = (*shape[: len(shape) - len(axes)], math.prod(shape[len(shape) - len(axes) :]))
 
     def flat(x: Array) -> Array:
-        return jnp.moveaxis(x, axes, ends).reshape(rows)
+        x = jnp.moveaxis(jnp.broadcast_to(x, errors.shape), axes, _ends(axes))
+        return x.reshape(*x.shape[: x.ndim - len(axes)], math.prod(x.shape[x.ndim - len(axes) :]))
 
-    dropped = jnp.zeros(rows, jnp.int32) if keep is None else (~flat(keep)).astype(jnp.int32)
-    place = lax.broadcasted_iota(jnp.int32, rows, len(rows) - 1)
-    operands = dropped, -flat(errors), flat(truth).astype(jnp.int32), place
-    dropped, _, missed, place = lax.sort(operands, dimension=-1, num_keys=2)
+    high = lax.stop_gradient(flat(errors))
+    dropped = jnp.zeros(high.shape, jnp.int32) if keep is None else (~flat(keep)).astype(jnp.int32)
+    place = lax.broadcasted_iota(jnp.int32, high.shape, high.ndim - 1)
+    operands = dropped, -high, flat(truth).astype(jnp.int32), place
+    dropped, low, missed, place = lax.sort(operands, dimension=-1, num_keys=2)
     missed = missed * (1 - dropped)
-    there = jnp.sum(missed, -1, keepdims=True)
-    union = there + jnp.cumsum((1 - missed) * (1 - dropped), -1)
-    right = (there - jnp.cumsum(missed, -1)).astype(errors.dtype)
-    u = jnp.maximum(union, 1).astype(errors.dtype)
-    extra = jnp.where(union > 1, right / (u * jnp.maximum(u - 1, 1)), 1)
-    first_of_none = (union == 1) & (there == 0)
-    steps = jnp.where(missed == 1, 1 / u, jnp.where((there == 0) & ~first_of_none, 0, extra))
-    steps = jnp.where(dropped == 1, 0, steps)
-    steps = lax.sort((place, steps), dimension=-1, num_keys=1)[1]
-    return jnp.moveaxis(steps.reshape(shape), ends, axes)
+    there = jnp.sum(missed, -1, keepdims=True, dtype=jnp.int32)
+    union = there + jnp.cumsum((1 - missed) * (1 - dropped), -1, dtype=jnp.int32)
+    right = (there - jnp.cumsum(missed, -1, dtype=jnp.int32)).astype(high.dtype)
+    u = jnp.maximum(union, 1).astype(high.dtype)
+    none = (there == 0) & (union > 1)  # the first one too many was all it took
+    extra = jnp.where(union > 1, jnp.where(none, 0, right) / (u * jnp.maximum(u - 1, 1)), 1)
+    steps = jnp.where(missed == 1, 1 / u, extra)
+    return _Sorted(-low, jnp.where(dropped == 1, 0, steps), place)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
 from jaxloss._core import stable
-from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import cotangent, upcast
+from jaxloss._core.precision import upcast
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 
@@ -51,21 +49,3 @@ def pull(activation: Activation, found: Evaluated, g: Array) -> Array:
     # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits.
     away = g - jnp.sum(jnp.where(is_top, g, 0), -1, keepdims=True)
     return p * (away - jnp.sum(p * away, -1, keepdims=True))
-
-
-@functools.partial(custom_vjp, nondiff_argnums=(0,))
-def probabilities(activation: Activation, x: Array, keep: Array | None) -> tuple[Array, Array]:
-    return evaluate(activation, x, keep)[:2]
-
-
-def _fwd(activation: Activation, x: Array, keep: Array | None) -> tuple[tuple[Array, Array], Any]:
-    return probabilities(activation, x, keep), (x, keep)
-
-
-def _bwd(activation: Activation, residuals: Any, g: tuple[Array, Array]) -> tuple[Array | None, None]:
-    # Why a rule: p (1 - p) of a confident pixel is 0 in float32 if 1 - p is formed from p.
-    x, keep = residuals
-    return cotangent(fill(keep, pull(activation, evaluate(activation, x, keep), g[0] - g[1])), x), None
-
-
-probabilities.defvjp(_fwd, _bwd)

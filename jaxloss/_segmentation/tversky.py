@@ -15,6 +15,7 @@ from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 from jaxloss._segmentation.classes import index_losses, over_classes
 
+
 @loss()
 def tversky_loss(
     predictions: Float[ArrayLike, "*shape"],
@@ -50,10 +51,10 @@ def tversky_loss(
       from_logits: whether predictions are logits.
       class_weights: multiply the losses of the classes, `[classes]`; a mean still divides by the number of classes.
       ignore_background: leave out the first class, if it is not the only one.
-      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a batch
-        counts as one image.
-      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which the
-        softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
+      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a
+        batch counts as one image.
+      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
+        the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
       ignore_index: pixels with this class index are dropped.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
@@ -127,10 +128,10 @@ def focal_tversky_loss(
       from_logits: whether predictions are logits.
       class_weights: multiply the losses of the classes, `[classes]`; a mean still divides by the number of classes.
       ignore_background: leave out the first class, if it is not the only one.
-      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a batch
-        counts as one image.
-      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which the
-        softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
+      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a
+        batch counts as one image.
+      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
+        the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
       ignore_index: pixels with this class index are dropped.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
@@ -143,8 +144,8 @@ def focal_tversky_loss(
       TypeError: predictions are not floating-point, class indices not integer, or `where` not boolean.
       ValueError: a shape does not fit the predictions, or an option is out of its range.
 
-    Reference: Abraham, Khan, "A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion Segmentation"
-    (2019).
+    Reference: Abraham, Khan, "A Novel Focal Tversky Loss Function with Improved Attention U-Net for Lesion
+    Segmentation" (2019).
 
     >>> logits, mask = jnp.array([[50.0, 50.0, -50.0]]), jnp.array([[1, 0, 0]])  # one right, one too many
     >>> print(focal_tversky_loss(logits[..., None], mask, alpha=1.0, beta=1.0, gamma=0.5, smooth=0.0))
@@ -199,10 +200,10 @@ def jaccard_loss(
       from_logits: whether predictions are logits.
       class_weights: multiply the losses of the classes, `[classes]`; a mean still divides by the number of classes.
       ignore_background: leave out the first class, if it is not the only one.
-      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a batch
-        counts as one image.
-      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which the
-        softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
+      axis: the axes that are summed; `None` for all but the first and the last. With the first axis among them a
+        batch counts as one image.
+      where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
+        the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
       ignore_index: pixels with this class index are dropped.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.

@@ -193,7 +193,8 @@ def residuals(s: Subject) -> None:
     losses = jax.eval_shape(lambda: s.fn(*s.args, **s.options))
     allowed = sum(a.nbytes for a in (*s.args, *options.values())) + 8 * (2 + len(s.options))
     if losses.size < s.args[0].size:
-        allowed += 16 * losses.size * losses.dtype.itemsize
+        examples = max(losses.size, *s.args[0].shape[:1]) if losses.ndim == 0 else losses.size
+        allowed += 16 * examples * losses.dtype.itemsize
     got = sum(a.size * a.dtype.itemsize for a in saved.values())
     if got > allowed:
         shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in saved.values())
