@@ -36,13 +36,13 @@ def distribution(z: Array, t: float, shift: Array | None = None) -> tuple[Temper
     own = jnp.sum(jnp.where(is_top, z, 0), -1, keepdims=True)
     gap = jnp.where(is_top | (z == jnp.inf), 0, own - z)
     gap = jnp.where(own == -jnp.inf, jnp.nan, gap)
-    shift = as_one(functools.partial(_shift, t), gap, is_top) if shift is None else shift
-    to_top = shift[..., None]
+    found: Array = as_one(functools.partial(_shift, t), gap, is_top) if shift is None else shift
+    to_top = found[..., None]
     p = _exp_t(gap, to_top, t)
     others = jnp.sum(jnp.where(is_top, 0, p), -1, keepdims=True)
     q = jnp.where(is_top, others, 1 - p)
     behind = jnp.maximum((to_top + gap) - 1 / (1 - t), 0) if t < 1 else jnp.zeros_like(p)
-    return Tempered(p, q, behind, is_top), shift
+    return Tempered(p, q, behind, is_top), found
 
 
 def _exp_t(gap: Array, shift: Array, t: float) -> Array:

@@ -89,7 +89,9 @@ def bi_tempered_logistic_loss(
         return jnp.moveaxis(x, rows.axis, -1)
 
     x = last(fill(None if rows.keep is None else jnp.expand_dims(rows.keep, rows.axis), rows.logits))
-    mask = None if rows.mask is None else last(rows.mask | ~jnp.expand_dims(rows.keep, rows.axis))
+    mask = None
+    if rows.mask is not None and rows.keep is not None:  # a row of which nothing is kept has all its classes
+        mask = last(rows.mask | ~jnp.expand_dims(rows.keep, rows.axis))
     how = _How(float(t1), float(t2), float(label_smoothing))
     losses = _bi_tempered(how, x, y, mask)
     return rows.total(losses, weights, reduction)

@@ -118,10 +118,14 @@ class _Span(NamedTuple):
 def _span(a1: Array, a2: Array, b1: Array, b2: Array) -> _Span:
     low, high = jnp.maximum(a1, b1), jnp.minimum(a2, b2)
     meet = (high > low) & (a2 > a1) & (b2 > b1)
-    alone = (jnp.where(meet, (low - p) + (q - high), jnp.where(q > p, q - p, 0)) for p, q in ((a1, a2), (b1, b2)))
+
+    def alone(start: Array, end: Array) -> Array:
+        return jnp.where(meet, (low - start) + (end - high), jnp.where(end > start, end - start, 0))
+
     return _Span(
         jnp.where(meet, high - low, 0),
-        *alone,
+        alone(a1, a2),
+        alone(b1, b2),
         jnp.where(low > high, low - high, 0),
         jnp.maximum(a2, b2) - jnp.minimum(a1, b1),
         ((a1 - b1) + (a2 - b2)) / 2,

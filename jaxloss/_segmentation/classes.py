@@ -51,9 +51,8 @@ def index_losses(
 ) -> Array:
     """1 minus the index of each class."""
     for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
-        checks.in_range(
-            fn, name, checks.scalar(fn, name, value) if not checks.static_number(value) else value, 0, jnp.inf
-        )
+        checks.scalar(fn, name, value)
+        checks.in_range(fn, name, value, 0, jnp.inf)
     given = images(
         fn,
         predictions,

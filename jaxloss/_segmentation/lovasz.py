@@ -82,16 +82,13 @@ def lovasz_softmax_loss(
     fn = "lovasz_softmax_loss"
     checks.choice(fn, "classes", classes, ("present", "all"))
     given = images(fn, predictions, targets, from_logits=from_logits, axis=axis, where=where, ignore_index=ignore_index)
-    losses = _of_classes(given.activation, given.axes, given.predictions, given.targets, given.keep)
-    counted = (
-        jnp.any(_truth(given.targets, given.predictions, given.keep), given.axes) if classes == "present" else None
-    )
+    activation, axes, x, t, keep, _ = given
+    losses = _of_classes(activation, axes, x, t, keep)
+    counted = None
+    if classes == "present":
+        truth = fill(keep, as_weights(t, jnp.zeros(x.shape, losses.dtype))) > 0.5
+        counted = jnp.any(truth, axes)
     return over_classes(fn, losses, class_weights, reduction, ignore_background, counted)
-
-
-def _truth(t: Array, x: Array, keep: Array | None) -> Array:
-    """Which pixels are of which class."""
-    return fill(keep, as_weights(t, jnp.zeros(x.shape, compute_dtype(x)))) > 0.5
 
 
 def _errors(activation: Activation, x: Array, t: Array, keep: Array | None) -> tuple[Array, Array, Evaluated]:

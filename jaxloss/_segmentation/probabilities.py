@@ -29,9 +29,8 @@ def evaluate(activation: Activation, x: Array, keep: Array | None) -> Evaluated:
         return Evaluated(*(fill(keep, part) for part in stable.sigmoids(z)))
     if activation is None:
         return Evaluated(z, fill(keep, 1 - z))
-    by_class = keep is not None and keep.shape[-1] == x.shape[-1]
-    left = jnp.any(keep, -1, keepdims=True) if by_class else True
-    z = jnp.where(keep | ~left, z, -jnp.inf) if by_class else z
+    if keep is not None and keep.shape[-1] == x.shape[-1]:
+        z = jnp.where(keep | ~jnp.any(keep, -1, keepdims=True), z, -jnp.inf)
     stats = stable.row_stats(z, -1)
     p = stable.softmax(z, stats, -1)
     q = stable.one_minus_probability(stable.gap(z, stats, -1), jnp.expand_dims(stats.rest, -1))
@@ -44,7 +43,7 @@ def pull(activation: Activation, found: Evaluated, g: Array) -> Array:
     p, q, is_top = found
     if activation is None:
         return g
-    if activation == "sigmoid":
+    if is_top is None:
         return g * p * q
     # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits.
     away = g - jnp.sum(jnp.where(is_top, g, 0), -1, keepdims=True)
