@@ -53,6 +53,11 @@ def labelled(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
     return jax.random.normal(key, shape), jax.random.randint(key, shape[:-1], 0, shape[-1])
 
 
+def regions(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    x, labels = labelled(key, shape)
+    return x, jax.nn.one_hot(labels, shape[-1])
+
+
 def soft(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
     x, y = pair(key, shape)
     return x, jax.nn.softmax(y)
@@ -91,7 +96,7 @@ def torch_ctc(f: Any, x: Any, frame_padding: Any, labels: Any, label_padding: An
 
 
 def of_jaxloss(name: str) -> Call:
-    return lambda *args: getattr(jaxloss, name)(*args, reduction="mean")
+    return lambda *args: jnp.mean(getattr(jaxloss, name)(*args, reduction="mean"))  # a mean over classes leaves images
 
 
 def of_optax(name: str) -> Call:
@@ -148,6 +153,7 @@ LOSSES: list[tuple[str, list[Any], Maker, Call | None, Call | None]] = [
     ("multiclass_hinge_loss", [IMAGES], labelled, None, None),
     ("cosine_distance", [EMBEDDINGS], pair, None, None),
     ("triplet_margin_loss", [EMBEDDINGS], triplets, None, lambda f, *x: f.triplet_margin_loss(*x)),
+    ("dice_loss", [PIXELS], regions, None, None),
     ("ctc_loss", [SPEECH], speech, None, torch_ctc),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,48 @@ EDGES: list[Edge] = [
         jaxloss.kl_divergence_with_log_targets,
         optax.losses.kl_divergence_with_log_targets,
         (jnp.log(jnp.array([[0.5, 0.25, 0.25]])), jnp.log(jnp.array([[0.5, 0.5, 0.0]]))),
+    ),
+    (
+        "KL divergence, a class that neither side has",
+        jaxloss.kl_divergence,
+        optax.losses.kl_divergence,
+        (jnp.array([[0.0, -jnp.inf]]), jnp.array([[1.0, 0.0]])),
+    ),
+    (
+        "focal loss, an infinite logit that agrees",
+        jaxloss.sigmoid_focal_loss,
+        optax.losses.sigmoid_focal_loss,
+        (jnp.array([jnp.inf]), jnp.array([1.0])),
+    ),
+    (
+        "cosine distance, a vector of length 0",
+        jaxloss.cosine_distance,
+        optax.losses.cosine_distance,
+        (jnp.zeros((1, 2)), jnp.ones((1, 2))),
+    ),
+    (
+        "triplet margin loss, identical points without epsilon",
+        functools.partial(jaxloss.triplet_margin_loss, eps=0.0),
+        functools.partial(optax.losses.triplet_margin_loss, eps=0.0),
+        (jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2))),
+    ),
+    (
+        "NT-Xent, no two examples of one group",
+        jaxloss.ntxent,
+        optax.losses.ntxent,
+        (jnp.eye(2), jnp.array([0, 1])),
+    ),
+    (
+        "Dice loss, nothing there and nothing predicted",
+        functools.partial(jaxloss.dice_loss, smooth=0.0),
+        functools.partial(optax.losses.dice_loss, smooth=0.0),
+        (jnp.full((1, 2, 1), -200.0), jnp.zeros((1, 2, 1))),
+    ),
+    (
+        "CTC, an alignment that cannot be",
+        functools.partial(jaxloss.ctc_loss, zero_infinity=True),
+        optax.losses.ctc_loss,
+        (jnp.full((1, 2, 3), -jnp.inf).at[..., 0].set(0.0), jnp.zeros((1, 2)), jnp.array([[1]]), jnp.zeros((1, 1))),
     ),
 ]
 
