@@ -68,7 +68,8 @@ def elementwise(
     reduction: str,
     /,
     *,
-    cheap: Any = False,  # a bool, beside operands of any type
+    cheap: Any = False,  # bools, beside operands of any type
+    arithmetic: Any = False,
     **operands: Any,
 ) -> Array:
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.
@@ -77,7 +78,8 @@ def elementwise(
     Python numbers or tuples of them, scalars, arrays that broadcast to it, or `None`; they are named as in the
     signature of the loss. The rule meets them in one dtype, at least float32: numbers and scalars as scalars, `None` as
     it is, the rest in the shape of the prediction and with 1 where they are dropped. What is kept for the backward pass
-    is what came in. `cheap` says that the rule is a few sums, products and comparisons: see `reduce_elements`.
+    is what came in. `cheap` says that the rule is a few sums, products and comparisons, `arithmetic` that it has no
+    comparisons: see `reduce_elements`.
     """
     (first, x), *others = operands.items()
     x = checks.floating(fn, first, x)
@@ -101,7 +103,7 @@ def elementwise(
         return rule(*map(ready, operands))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
-    return reduce_elements(losses, (x, given, where), cheap=cheap, **common)
+    return reduce_elements(losses, (x, given, where), cheap=cheap, arithmetic=arithmetic, **common)
 
 
 def _is_number(value: Any) -> bool:

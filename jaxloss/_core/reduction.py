@@ -79,11 +79,14 @@ def reduce_elements(
     reduction: str,
     fn: str,
     cheap: bool = False,
+    arithmetic: bool = False,
 ) -> Array:
     """`reduce(rule(*operands), ...)` for a rule of single elements, whose losses a sum does not write down.
 
     The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. A cheap
-    rule costs less than reading its operands: the caller's sum and the gradient may then compute it once more.
+    rule costs less than reading its operands: the caller's sum and the gradient may then compute it once more. Of a
+    rule that is sums and products alone (`arithmetic`), XLA:CPU's library makes one pass with the sum by itself: the
+    squares of 10^7 errors take it half of the time that blocks do, where no mask stands between.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array. A cheap
@@ -101,7 +104,10 @@ def reduce_elements(
         values = fill(where, upcast(rule(*operands)))
         return values if weights is None else values * _weights_of(values, weights, where)
 
-    total = blocks.total(weighed, (operands, where, weights))
+    if arithmetic and where is None:
+        total = jnp.sum(weighed(operands, where, weights))
+    else:
+        total = blocks.total(weighed, (operands, where, weights))
     if reduction == "sum":
         return total
     if weights is not None:

@@ -41,7 +41,15 @@ def squared_error(
     """
     y = 0.0 if targets is None else targets
     return elementwise(
-        "squared_error", _square, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+        "squared_error",
+        _square,
+        where,
+        weights,
+        reduction,
+        cheap=True,
+        arithmetic=True,
+        predictions=predictions,
+        targets=y,
     )
 
 
@@ -86,7 +94,15 @@ def l2_loss(
     """
     y = 0.0 if targets is None else targets
     return elementwise(
-        "l2_loss", _half_square, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+        "l2_loss",
+        _half_square,
+        where,
+        weights,
+        reduction,
+        cheap=True,
+        arithmetic=True,
+        predictions=predictions,
+        targets=y,
     )
 
 
