@@ -5,6 +5,7 @@ A public name of jaxloss without a case fails the suite, unless it is in `UTILIT
 
 from __future__ import annotations
 
+import pytest
 import registry_classes
 import registry_contrastive
 import registry_divergences
@@ -61,3 +62,47 @@ ALIASES = {"safe_softmax_cross_entropy", "convex_kl_divergence"}
 
 def public_names() -> list[str]:
     return [n for n in jaxloss.__all__ if callable(getattr(jaxloss, n))]
+
+
+# One loss of each way to build one: the suite's core, and what the short run tries of what is dear to compile.
+BUILT_APART = frozenset(
+    [
+        "cosine_embedding_loss",
+        "dpo_loss",
+        "entropy",
+        "gaussian_kl",
+        "huber_loss",
+        "info_nce_loss",
+        "js_divergence",
+        "kl_divergence",
+        "l2_loss",
+        "multiclass_hinge_loss",
+        "multiclass_sparsemax_loss",
+        "policy_gradient_loss",
+        "robust_loss",
+        "sigmoid_binary_cross_entropy",
+        "softmax_cross_entropy",
+        "softmax_cross_entropy_with_integer_labels",
+        "softmax_kl_divergence",
+        "triplet_margin_loss",
+        "uncertainty_weighted_sum",
+    ]
+)
+# And of each shape of rule.
+KINDS = BUILT_APART | {
+    "ctc_loss",
+    "cumulative_link_loss",
+    "dice_loss",
+    "entmax_loss",
+    "hellinger_distance",
+    "iou_loss",
+    "lovasz_softmax_loss",
+    "multi_margin_loss",
+    "ranking_softmax_loss",
+    "softmax_focal_loss",
+}
+
+
+def apart(case, *values):
+    """Parameters that the short run tries on one loss of each way to build one."""
+    return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in BUILT_APART))

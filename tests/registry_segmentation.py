@@ -135,7 +135,7 @@ FLAT = [[[0.0, 0.0], [0.0, 0.0]]]
 EDGES = (
     Edge("index out of range", (FLAT, [[0, 2]]), [NAN], ([[[NAN, NAN]] * 2],)),
     Edge("nan", ([[[NAN, 0.0]]], [[1]]), [NAN], "any"),
-    Edge("one right, one too many", (ONE, [[1, 0, 0]]), "finite", ([[[0.0]] * 3],)),
+    Edge("one right, one too many", (ONE, [[1, 0, 0]]), "finite", "finite"),
     Edge("nothing there", ([[[-200.0], [-200.0]]], [[0, 0]]), [0.0], ([[[0.0], [0.0]]],), {"smooth": 0.0}),
     Edge("class ruled out", ([[[0.0, -INF], [0.0, 0.0]]], [[0, 1]]), "finite", "finite"),
     Edge("right by far", ([[[1e4, 0.0], [0.0, 1e4]]], [[0, 1]]), [0.0], ([[[0.0, 0.0]] * 2],), {"smooth": 0.0}),
@@ -273,6 +273,7 @@ CASES = [
         accurate=foreground_at,
         scales=(1e-3, 1.0, 30.0, 1e3),
         conditioned=0.0,
+        temporaries=(11.0, 23.0),  # of sorting
         edges=(
             Edge("right", ([[2.0, -2.0]], [[1, 0]]), [0.0], ([[0.0, 0.0]],)),
             Edge("at the margin", ([[1.0, -1.0]], [[1, 0]]), [0.0], ([[0.0, 0.0]],)),

@@ -1,11 +1,11 @@
-"""The losses of tempered distributions, from the papers. The normaliser is found by bisection, to the last digit."""
+"""The losses of tempered distributions, from the papers. The normaliser is found by bisection."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from registry_formulas import EXACT_CONTEXT, Maths, kept_classes, last, one_hot
+from registry_formulas import FLOAT64, Maths, kept_classes, last, one_hot
 
 
 def exp_t(m: Maths, x: Any, t: float) -> Any:
@@ -16,19 +16,27 @@ def exp_t(m: Maths, x: Any, t: float) -> Any:
     return m.where(positive, m.where(positive, base, m.number(1.0)) ** (1 / (1 - m.number(t))), 0 * m.number(1.0))
 
 
-def tempered(m: Maths, x: Any, t: float) -> Any:
-    """exp_t(x - lambda) along the last axis, which add up to 1."""
+def normaliser(m: Maths, x: Any, t: float) -> Any:
     top = m.xp.max(x, axis=-1, keepdims=True)
-    classes = m.number(float(x.shape[-1]))
-    exact = m.xp is np and x.dtype == object
-    log = m.log(classes)
-    t_ = m.number(t)
+    log, t_ = m.log(m.number(float(x.shape[-1]))), m.number(t)
     low, high = top, top + (log if t == 1 else (1 - m.exp((t_ - 1) * log)) / (1 - t_)) * (1 + m.number(1e-6))
-    for _ in range(int(3.4 * EXACT_CONTEXT.dps) if exact else 60):
+    for _ in range(60):
         middle = (low + high) / 2
         above = exp_t(m, x - middle, t).sum(-1, keepdims=True) > 1
         low, high = m.where(above, middle, low), m.where(above, high, middle)
-    return exp_t(m, x - (low + high) / 2, t)
+    return (low + high) / 2
+
+
+def tempered(m: Maths, x: Any, t: float) -> Any:
+    """exp_t(x - lambda) along the last axis, which add up to 1."""
+    if m.xp is not np or x.dtype != object:
+        return exp_t(m, x - normaliser(m, x, t), t)
+    found = m.number(normaliser(FLOAT64, x.astype(float), t))
+    for _ in range(4):  # Newton's method doubles the digits
+        p = exp_t(m, x - found, t)
+        slopes = m.where(p > 0, m.where(p > 0, p, m.number(1.0)) ** m.number(t), 0 * p)
+        found = found + (p.sum(-1, keepdims=True) - 1) / slopes.sum(-1, keepdims=True)
+    return exp_t(m, x - found, t)
 
 
 def _rows(m: Maths, x: Any, axis: Any, where: Any) -> tuple[Any, Any, Any]:

@@ -8,59 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import ALIASES, CASES
+from registry import ALIASES, BUILT_APART, CASES, KINDS, apart
 
 from jaxloss.testing import check_loss
 
 PROMISES = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction")
-# For the suite's core: one loss of each way to build one.
+# For the suite's core, of one loss of each way to build one.
 CENTRAL = ("gradient", "modes", "mask")
-BUILT_APART = frozenset(
-    [
-        "cosine_embedding_loss",
-        "dpo_loss",
-        "entropy",
-        "gaussian_kl",
-        "huber_loss",
-        "info_nce_loss",
-        "js_divergence",
-        "kl_divergence",
-        "l2_loss",
-        "multiclass_hinge_loss",
-        "multiclass_sparsemax_loss",
-        "policy_gradient_loss",
-        "robust_loss",
-        "sigmoid_binary_cross_entropy",
-        "softmax_cross_entropy",
-        "softmax_cross_entropy_with_integer_labels",
-        "softmax_kl_divergence",
-        "triplet_margin_loss",
-        "uncertainty_weighted_sum",
-    ]
-)
+DEAR = ("modes", "transformations", "reduction")  # to compile
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 
 
-DEAR = ("modes", "transformations")  # to compile
-KINDS = BUILT_APART | {
-    "ctc_loss",
-    "cumulative_link_loss",
-    "hellinger_distance",
-    "multi_margin_loss",
-    "ranking_softmax_loss",
-    "softmax_focal_loss",
-}
 OWN = [c for c in CASES if c.name not in ALIASES]  # an alias runs the same code; for it the defaults are enough
 OPTION_SETS = [(c, name) for c in CASES for name in c.options]
 
 
 def parametrize(names, values):
     return pytest.mark.parametrize(names, values, ids=lambda x: getattr(x, "name", x))
-
-
-def apart(case, *values):
-    """Parameters that the short run tries on one loss of each way to build one."""
-    return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in BUILT_APART))
 
 
 def check(case, promise, dtype=np.float32, name="default", **given):
@@ -111,7 +75,7 @@ def test_what_devices_share(case, name):
     check(case, "transformations", name=name)
 
 
-@parametrize("case", OWN)
+@parametrize("case", [apart(c) for c in OWN])
 def test_mask_in_bfloat16(case):
     check(case, "mask", jnp.bfloat16)
 

@@ -215,8 +215,10 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     label = stable.is_label(s, y, -1)
     tied = (s == worst[..., None]) & ~label
     others = jnp.sum(tied, -1, dtype=jnp.int32)
-    share = g * jnp.where(short >= 0, 1, 0).astype(s.dtype) / (others + (short == 0).astype(jnp.int32)).astype(s.dtype)
+    count = jnp.maximum(others + (short == 0).astype(jnp.int32), 1).astype(s.dtype)
+    share = jnp.where(short >= 0, 1, 0).astype(s.dtype) / count
     slope = jnp.where(label, -(share * others.astype(s.dtype))[..., None], jnp.where(tied, share[..., None], 0))
+    slope = g[..., None] * slope
     return cotangent(fill(mask, slope), x), None, None
 
 

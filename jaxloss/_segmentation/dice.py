@@ -15,7 +15,7 @@ from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 from jaxloss._segmentation.classes import index_losses, over_classes
 from jaxloss._segmentation.images import images
-from jaxloss._segmentation.overlap import class_frequencies, count, index_loss
+from jaxloss._segmentation.overlap import count, index_loss
 
 
 @loss()
@@ -210,10 +210,12 @@ def multiclass_generalized_dice_loss(
         ignore_index=ignore_index,
     )
     checks.in_range(fn, "smooth", smooth, 0, jnp.inf)
-    there = class_frequencies(given)
+    counts = count(given)
+    there = counts.hits + counts.misses  # how much of each class the targets have
+    there = jnp.sum(there, tuple(range(there.ndim - 1)))
     rarest = jnp.min(jnp.where(there > 0, there, jnp.inf))
     shares = jnp.square(jnp.where(there > 0, rarest / jnp.where(there > 0, there, 1), 1))
     rarity = shares * (there.size / jnp.sum(shares))
-    losses = index_loss(count(given), 0.5, 0.5, smooth)
+    losses = index_loss(counts, 0.5, 0.5, smooth)
     losses = over_classes(fn, losses, rarity, "mean", ignore_background)
     return jnp.sum(losses) / max(losses.size, 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import compute_dtype, cotangent
+from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 from jaxloss._segmentation.images import Images
@@ -104,11 +104,3 @@ def index_loss(counts: Counts, alpha: Array | float, beta: Array | float, smooth
     dtype = counts.hits.dtype
     alpha, beta, smooth = (jnp.asarray(a, dtype) for a in (alpha, beta, smooth))
     return share(alpha * counts.false_alarms + beta * counts.misses, counts.hits + smooth)
-
-
-def class_frequencies(images: Images) -> Array:
-    """How much of each class there is in the targets of all pixels that are kept."""
-    p = jnp.zeros(images.predictions.shape, compute_dtype(images.predictions))
-    t = fill(images.keep, as_weights(images.targets, p))
-    t = t if images.weights is None else t * fill(_rows(images.keep), images.weights.astype(t.dtype))
-    return jnp.sum(jnp.sum(t, images.axes), tuple(range(t.ndim - 1 - len(images.axes))))
