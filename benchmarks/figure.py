@@ -25,6 +25,7 @@ def draw(records: list[dict[str, Any]], path: pathlib.Path) -> None:
         axes.barh(at, middle, 0.38, xerr=spread, color=colour, ecolor="0.4", label=label)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [r["case"] for r in shown], fontsize=8)
+    axes.set_ylim(-1, len(shown))
     axes.set_xscale("log")
     axes.set_xlabel("time of value and gradient, jaxloss / peer (below 1 is faster)")
     axes.legend()

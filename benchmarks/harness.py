@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
+import pathlib
 import platform
 import statistics
 import subprocess
@@ -65,6 +67,14 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float,
     return mid, low, high
 
 
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def environment() -> dict[str, str]:
     """What a figure was measured with."""
     device = jax.devices()[0]
@@ -72,7 +82,7 @@ def environment() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
     return {
         "device": f"{device.platform}: {device.device_kind}",
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
         "python": platform.python_version(),
         "commit": commit.stdout.strip() or "unknown",
         **versions,
