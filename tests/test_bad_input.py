@@ -74,8 +74,8 @@ def test_complex_targets(case):
         case.fn(x, y.astype(np.complex64), *rest)
 
 
-@EACH_LABELLED
-def test_labels_that_are_not_integers(case):
+@pytest.mark.parametrize("case", [c for c in LABELLED if not c.name.startswith("bi_tempered")], ids=lambda c: c.name)
+def test_labels_that_are_not_integers(case):  # the bi-tempered loss takes them for distributions
     x, y = case.arguments()
     for dtype in (np.float32, np.bool_):
         with raises(TypeError, public(case), "labels", "integer", np.dtype(dtype)):
@@ -285,7 +285,9 @@ def test_numpy_arrays_and_lists(case):
     args = case.arguments()
     want = case.fn(*(jnp.asarray(a) for a in args))
     np.testing.assert_array_equal(case.fn(*args), want)
-    np.testing.assert_array_equal(case.fn(*(a.tolist() for a in args)), want)
+    # Numbers one by one are put together in the program itself, where the last bit may round otherwise.
+    eps = float(jnp.finfo(jnp.float32).eps)
+    np.testing.assert_allclose(case.fn(*(a.tolist() for a in args)), want, rtol=2 * eps, atol=eps / 100)
 
 
 @EACH

@@ -26,9 +26,7 @@ def split(mesh, loss, reduction, axes=("a", "b")):
 
 
 @pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.long), True], ids=["all", "some"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.core] * (n in ("clip", "out"))) for n in [*PAIRS, *GROUPS]]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.core] * (n == "out")) for n in [*PAIRS, *GROUPS]])
 def test_split_between_devices(mesh, name, masked):
     """Value and gradient, for every reduction, with masks and weights that differ between devices."""
     loss, (x, second) = {**PAIRS, **GROUPS}[name], arguments(name)
@@ -89,7 +87,9 @@ def test_half_precision_is_added_up_before_it_is_rounded(mesh, name):
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=2.0**-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["clip", "circle with moving weights", "vicreg"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(n, marks=pytest.mark.long) for n in ("clip", "circle with moving weights")), "vicreg"]
+)
 def test_hessian_over_devices(mesh, name):
     loss, (x, *rest) = {**PAIRS, **GROUPS}[name], arguments(name)
     reduction = None if name in SCALARS else "mean"
@@ -129,7 +129,9 @@ def test_negatives_are_used_as_they_are_given(mesh):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("name", [*PAIRS, *GROUPS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n not in ("clip", "out"))) for n in [*PAIRS, *GROUPS]]
+)
 def test_divided_by_xla(name, kind):
     """Under `jit`, without `axis_name`; with explicit axes the types of all products must say how they are divided."""
     loss, args = {**PAIRS, **GROUPS}[name], arguments(name)

@@ -30,6 +30,7 @@ def test_defaults(case, promise):
     check(case, promise)
 
 
+@pytest.mark.long  # all at once they are in test_hessian
 @pytest.mark.parametrize("case, name", OPTION_SETS, ids=lambda x: getattr(x, "name", x).replace(" ", "_"))
 def test_options(case, name):
     check(case, "value", name=name)

@@ -18,6 +18,7 @@ from jaxloss._linear import plan
 
 N, D, V = 37, 8, 130  # neither tokens nor classes are multiples of the devices
 METHODS = ("dense", "fast", "lean")
+ONE_OF_THEM = [pytest.param(m, marks=[pytest.mark.long] * (m != "lean")) for m in METHODS]
 EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.1, "logit_softcap": 3.0, "temperature": 1.5}
 
 
@@ -84,7 +85,15 @@ def test_value_and_every_gradient(mesh, method, reduction, masked):
 
 
 @pytest.mark.parametrize(
-    "layout, method", [*(("both", m) for m in METHODS), *((n, "lean") for n in [*LAYOUTS, "explicit"] if n != "both")]
+    "layout, method",
+    [
+        *(("both", m) for m in METHODS),
+        *(
+            pytest.param(n, "lean", marks=[pytest.mark.long] * (n != "explicit"))
+            for n in [*LAYOUTS, "explicit"]
+            if n != "both"
+        ),
+    ],
 )
 def test_every_layout(layout, method):
     mesh = mesh_of(AxisType.Explicit if layout == "explicit" else AxisType.Auto)
@@ -112,7 +121,7 @@ def fitting(mesh, dtype=jnp.float32, tokens=32, classes=128):
 
 @pytest.mark.core
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_OF_THEM)
 def test_gradients_lie_where_the_operands_do(kind, method):
     mesh = mesh_of(kind)
     h, w, y, keep = fitting(mesh)
@@ -154,7 +163,7 @@ def test_padding_names_no_class(mesh, method):
     assert np.isnan(value) and np.array_equal(np.flatnonzero(np.isnan(slope).any(-1)), [3, 5, 7])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_OF_THEM)
 def test_padding_of_the_caller(mesh, method):
     padded = jnp.pad(KERNEL, ((0, 0), (0, 3)), constant_values=jnp.nan)
 
@@ -187,7 +196,14 @@ def test_dense_labels_and_a_tied_kernel(mesh, method):
     assert_close(got, truth(exact, HIDDEN, KERNEL.T, labels), 1e-5)
 
 
-@pytest.mark.parametrize("tokens", [P("data"), P("data", "model"), P(None, ("data", "model")), P(), None, ("data",)])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        P("data", "model"),
+        None,
+        *(pytest.param(p, marks=pytest.mark.long) for p in (P("data"), P(None, ("data", "model")), P(), ("data",))),
+    ],
+)
 def test_several_dimensions_of_tokens(mesh, tokens):
     h, y = HIDDEN[:36].reshape(9, 4, D), LABELS[:36].reshape(9, 4)
     x = np.asarray(HIDDEN[:36], np.float64) @ np.asarray(KERNEL, np.float64) + np.asarray(BIAS, np.float64)
@@ -206,7 +222,7 @@ def test_several_dimensions_of_tokens(mesh, tokens):
     assert sharded(linear_statistics, mesh, tokens=tokens)(h, KERNEL).log_probs is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_OF_THEM)
 def test_transformations(mesh, method):
     loss = sharded(linear_cross_entropy, mesh, tokens="data", vocab="model")
 
@@ -273,7 +289,7 @@ def test_no_device_does_the_work_of_another(mesh, method):
     assert products == {"8,16", f"8,{D}", f"{D},16"}  # 8 of a device's 16 tokens, 16 of its 32 classes
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ONE_OF_THEM)
 def test_half_precision_is_added_up_in_float32(mesh, method):
     h, w, y, keep = fitting(mesh, jnp.bfloat16)
     loss = sharded(linear_cross_entropy, mesh, tokens="data", vocab="model")

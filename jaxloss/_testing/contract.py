@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import Literal
 
-from jaxloss._testing.subject import EPS, Subject, float64, float64_options, shown, wide
+from jaxloss._testing.subject import EPS, Subject, float64, float64_options, jit_once, shown, wide
 
 
 def precision(s: Subject) -> None:
@@ -19,7 +19,7 @@ def precision(s: Subject) -> None:
     for dtype in (jnp.bfloat16, jnp.float16):
         low = s.replace([f32.args[i].astype(dtype) if i in s.argnums else a for i, a in enumerate(f32.args)])
         same = low.replace([a.astype(jnp.float32) if i in s.argnums else a for i, a in enumerate(low.args)])
-        run = jax.jit(lambda low=low, same=same: (low.both(low.args), same.both(same.args)))
+        run = jit_once(lambda low=low, same=same: (low.both(low.args), same.both(same.args)))
         (losses, gradients), (want, slopes) = run()
         if losses.dtype != jnp.float32:
             s.fail(f"the value for {dtype.__name__} arguments has dtype {losses.dtype}, expected float32")
@@ -32,7 +32,7 @@ def precision(s: Subject) -> None:
             s.equal(what, got, slope, float(info.eps), float(info.smallest_subnormal))
     with jax.enable_x64(True):
         wider = s.replace([jnp.asarray(a) for a in float64(s.args)], **float64_options(s.options))
-        losses, gradients = jax.jit(lambda: wider.both(wider.args))()
+        losses, gradients = jit_once(lambda: wider.both(wider.args))()
         names = ("value", *(f"gradient of argument {i}" for i in s.argnums))
         for name, x in zip(names, (losses, *gradients), strict=True):
             if x.dtype != jnp.float64:
@@ -53,9 +53,9 @@ def mask(s: Subject) -> None:
         pushed = jax.jvp(lambda *m: given.at(m), given.moving, tuple(tangents))[1]
         return *given.both(given.args, ct=jnp.asarray(ct)), pushed
 
-    run = jax.jit(masked)
+    run = jit_once(masked)
     alone = functools.partial(_kept_alone, s, keep, ct)
-    plain, slopes = alone() if s.coupled else jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct * keep)))(*s.args)
+    plain, slopes = alone() if s.coupled else jit_once(lambda *args: s.both(args, ct=jnp.asarray(ct * keep)))(*s.args)
     low = max([float(jnp.finfo(a.dtype).eps) for a in s.moving])
     for bad in (np.nan, np.inf, -np.inf):
         got, gradients, pushed = run(jnp.asarray(keep), *(_poisoned(s, a, keep, bad) for a in s.args))
@@ -93,7 +93,7 @@ def _kept_alone(s: Subject, keep: np.ndarray, ct: np.ndarray) -> tuple[np.ndarra
 def _mean_of_nothing(s: Subject, keep: np.ndarray) -> None:
     none = s.replace([_poisoned(s, a, np.zeros_like(keep), np.nan) for a in s.args])
     options = {"where": jnp.zeros(keep.shape, bool), "reduction": "mean"}
-    value, gradients = jax.jit(lambda: jax.value_and_grad(lambda m: none.at(m, **options))(none.moving))()
+    value, gradients = jit_once(lambda: jax.value_and_grad(lambda m: none.at(m, **options))(none.moving))()
     s.equal("a mean over nothing", value, 0.0, 0.0)
     for i, g in zip(s.argnums, gradients, strict=True):
         s.equal(f"the gradient of argument {i} of a mean over nothing", g, np.zeros(g.shape), 0.0)
@@ -120,7 +120,7 @@ def _poisoned(s: Subject, arg: Any, keep: np.ndarray, bad: float) -> Any:
 
 
 def reduction(s: Subject) -> None:
-    losses, slopes = jax.jit(lambda *args: s.both(args))(*s.args)
+    losses, slopes = jit_once(lambda *args: s.both(args))(*s.args)
     if not s.takes >= {"weights", "reduction"} or losses.ndim == 0:
         return
     size = losses.shape
@@ -140,9 +140,9 @@ def reduction(s: Subject) -> None:
         return [_every_reduction(s.replace(s.args, **options)) for options in given]
 
     # The gradients of the same sums made by hand.
-    pull = jax.jit(lambda ct: s.both(s.args, ct=ct)[1])
+    pull = jit_once(lambda ct: s.both(s.args, ct=ct)[1])
     given = [{k: jnp.asarray(v) for k, v in options.items() if v is not None} for options in cases]
-    for options, factor, got in zip(cases, factors, jax.jit(reduced)(given), strict=True):
+    for options, factor, got in zip(cases, factors, jit_once(reduced)(given), strict=True):
         divisors = {"sum": 1.0, "mean": float(np.sum(factor))}
         want = {how: (d, pull(jnp.asarray(factor / d, losses.dtype))) for how, d in divisors.items()}
         _reduced(s, got, want, wide(losses) * factor, shown(options))
@@ -173,7 +173,7 @@ def _weight_gradient(s: Subject, losses: np.ndarray, weights: np.ndarray) -> Non
     def slopes(w: Array) -> Any:
         return {how: jax.grad(lambda w: s.at(s.moving, weights=w, reduction=how))(w) for how in want}  # noqa: B023
 
-    for how, got in jax.jit(slopes)(jnp.asarray(weights)).items():
+    for how, got in jit_once(slopes)(jnp.asarray(weights)).items():
         s.equal(f'the gradient of weights under reduction="{how}"', got, want[how], 32 * EPS, scaled=True)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._testing.subject import Subject, float64, float64_options, wide
+from jaxloss._testing.subject import Subject, float64, float64_options, jit_once, wide
 
 
 def value(s: Subject) -> None:
@@ -124,7 +124,7 @@ def modes(s: Subject) -> None:
             "hessians": {n: a(b(scalar))(origin) for n, a, b in _NAMED_HESSIANS},
         }
 
-    out = jax.jit(every_mode)()
+    out = jit_once(every_mode)()
     low = max([float(jnp.finfo(a.dtype).eps) for a in s.moving])
     rtol = max(1e-5, 16 * low)
     pushed = s.finite("the jvp", out["pushed"])

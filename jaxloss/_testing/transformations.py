@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxloss._testing.subject import EPS, Subject, wide
+from jaxloss._testing.subject import EPS, Subject, jit_once, wide
 
 
 def transformations(s: Subject) -> None:
@@ -32,10 +32,10 @@ def transformations(s: Subject) -> None:
             "value_and_grad": value_and_grad(s.moving),
         }
 
-    out = jax.jit(transformed)()
+    out = jit_once(transformed)()
     rtol = max(8 * EPS, *[float(jnp.finfo(a.dtype).eps) for a in s.moving])
     # The losses of the plain call, not differentiated: a rule could change them.
-    one = jax.jit(lambda *args: (call(*args), s.both(args)[1]))
+    one = jit_once(lambda *args: (call(*args), s.both(args)[1]))
     plain = [one(*copy) for copy in copies]
     for name in ("vmap", "scan", "remat"):
         for k, (losses, gradients) in enumerate(plain):
@@ -75,5 +75,5 @@ def _sharded(s: Subject, losses: Any, gradients: Any, rtol: float) -> None:
         in_specs=(tuple(map(spec, s.args)), {k: spec(v, k in ("where", "weights")) for k, v in arrays.items()}),
         out_specs=PartitionSpec("examples"),
     )
-    got = jax.jit(lambda *args: s.both(args, lambda *a: parallel(a, arrays)))(*s.args)
+    got = jit_once(lambda *args: s.both(args, lambda *a: parallel(a, arrays)))(*s.args)
     _same_both(s, f"shard_map over {count} devices", got, losses, gradients, rtol)

@@ -1,0 +1,145 @@
+"""`python -m benchmarks.mutants [--only TEXT] [--most N] [--output FILE]`: are the tests able to fail?
+
+One operator, comparison, constant or branch of a rule is changed at a time, in a copy of the package, and the tests of
+that rule run. A mutant that survives is a test that is missing, or a change that changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.harness import environment
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFORMANCE = ["tests/test_conformance.py", "tests/test_conformance_limits.py"]
+# A file of rules, and the tests that should notice.
+TARGETS: dict[str, list[str]] = {
+    "_regression/quadratic.py": [*CONFORMANCE, "-k", "l2_loss or squared_error"],
+    "_regression/absolute.py": [*CONFORMANCE, "-k", "huber or absolute_error or smooth_l1 or insensitive"],
+    "_margin/decisions.py": [*CONFORMANCE, "-k", "hinge_loss or perceptron_loss or soft_margin or sparsemax_loss"],
+    "_margin/classes.py": [*CONFORMANCE, "-k", "multiclass_hinge or multiclass_perceptron or multiclass_sparsemax"],
+    "_core/tempered.py": [*CONFORMANCE, "tests/test_conformance_accuracy.py", "-k", "entmax or bi_tempered"],
+    "_segmentation/overlap.py": [*CONFORMANCE, "tests/test_segmentation.py", "-k", "dice or tversky or gradient_of"],
+    "_segmentation/lovasz.py": [*CONFORMANCE, "tests/test_segmentation.py", "-k", "lovasz"],
+    "_segmentation/boxes.py": [*CONFORMANCE, "tests/test_conformance_accuracy.py", "-k", "iou_loss"],
+}
+SWAPS: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+
+
+def sites(tree: ast.AST) -> list[ast.AST]:
+    """What can be changed: inside of functions, but no annotations, defaults or docstrings."""
+    found: list[ast.AST] = []
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for statement in function.body:
+                found += [node for node in ast.walk(statement) if _can_change(node)]
+    return list({id(node): node for node in found}.values())
+
+
+def _can_change(node: ast.AST) -> bool:
+    if isinstance(node, ast.BinOp):
+        return type(node.op) in SWAPS
+    if isinstance(node, ast.Compare):
+        return type(node.ops[0]) in SWAPS
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant)
+    if isinstance(node, ast.Constant):
+        return type(node.value) is float
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "jnp.where" and len(node.args) == 3
+
+
+def change(node: Any) -> str:
+    """The node is changed in place; what was done to it."""
+    before = ast.unparse(node)
+    if isinstance(node, ast.BinOp):
+        node.op = SWAPS[type(node.op)]()
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = SWAPS[type(node.ops[0])]()
+    elif isinstance(node, ast.UnaryOp):
+        node.op = ast.UAdd()
+    elif isinstance(node, ast.Constant):
+        node.value = 2 * node.value + 1
+    else:
+        node.args[1], node.args[2] = node.args[2], node.args[1]
+    return f"{before}  ->  {ast.unparse(node)}"
+
+
+def mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """What was changed, and the changed source."""
+    source = path.read_text(encoding="utf-8")
+    for i in range(len(sites(ast.parse(source)))):
+        tree = ast.parse(source)
+        node: Any = sites(tree)[i]
+        line = node.lineno
+        what = f"{path.name}:{line}: {change(node)}"
+        yield what, ast.unparse(ast.fix_missing_locations(tree))
+
+
+def survives(package: pathlib.Path, name: str, source: str, tests: list[str]) -> bool:
+    changed = package / "jaxloss" / name
+    before = changed.read_text(encoding="utf-8")
+    changed.write_text(source, encoding="utf-8")
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-n", str(os.cpu_count() or 1)]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    settings = {**os.environ, "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, check=False).returncode == 0
+    finally:
+        changed.write_text(before, encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__)
+    parser.add_argument("--only", default="", metavar="TEXT", help="files whose name contains this")
+    parser.add_argument("--most", type=int, default=5, help="mutants of each file, drawn at random (5)")
+    parser.add_argument("--output", type=pathlib.Path, help="where to write the JSON")
+    given = parser.parse_args()
+    drawn = []
+    for name, tests in TARGETS.items():
+        if given.only in name:
+            every = list(mutants(ROOT / "jaxloss" / name))
+            drawn += [(name, tests, m) for m in random.Random(0).sample(every, min(given.most, len(every)))]
+    alive = []
+    with tempfile.TemporaryDirectory() as folder:
+        package = pathlib.Path(folder)
+        shutil.copytree(ROOT / "jaxloss", package / "jaxloss", ignore=shutil.ignore_patterns("__pycache__"))
+        for name, tests, (what, source) in tqdm(drawn, desc="mutants", unit="mutant"):
+            if survives(package, name, source, tests):
+                alive.append(what)
+                tqdm.write(f"survived: {what}")
+    print(f"{len(drawn) - len(alive)} of {len(drawn)} mutants killed")
+    if given.output:
+        result = {"environment": environment(), "mutants": len(drawn), "survivors": alive}
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        given.output.write_text(json.dumps(result, indent=1) + "\n")
+    return len(alive)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
