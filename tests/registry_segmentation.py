@@ -302,6 +302,7 @@ CASES = [
         accurate=nearly_equal,
         scales=(1e-6, 1e-3, 1.0),
         conditioned=0.0,
+        temporaries=(4.3, 8.6),  # of numbers for each box, which has four itself
         edges=(
             Edge("identical", ([A], [A]), [0.0], ([NONE], [NONE])),
             *(Edge(f"identical, {v}", ([A], [A]), [0.0], "finite", {"variant": v}) for v in VARIANTS[1:]),

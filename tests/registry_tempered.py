@@ -89,7 +89,6 @@ CASES = [
             *EDGES,
             Edge("label ruled out", ([[0.0, -INF]], [1]), [5.0], "any"),
             Edge("wrong by far", ([[0.0, 1e30]], [0]), "finite", "finite"),
-            Edge("equal", ([[0.0, 0.0]], [[0.5, 0.5]]), [0.0], ([[0.0, 0.0]], "any")),
         ),
         accurate=confident,
         scales=(1e-3, 1.0, 30.0),

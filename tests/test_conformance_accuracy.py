@@ -13,6 +13,8 @@ from registry import CASES, apart
 from registry_case import INF, cast, lift
 from registry_formulas import EXACT, plain
 
+from jaxloss._testing.subject import jit_once
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 STEP = EXACT.number(1e-30)[()]  # the formulas have 100 digits: differences are exact to 40 and more
@@ -132,7 +134,7 @@ def test_hessian(case, name):
 
     basis = np.eye(2, dtype=int).tolist()
     want = np.array([[second(u, v) for v in basis] for u in basis])
-    got = jax.jit(jax.hessian(along))(jnp.zeros(2))
+    got = jit_once(jax.hessian(along))(jnp.zeros(2))
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6 * np.max(np.abs(want)) + 1e-30)
 
 
@@ -165,7 +167,7 @@ def test_error_budget_of_low_precision(case, dtype):
         return naive(x, *rest), jax.grad(lambda x: jnp.sum(naive(x, *rest)))(x)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        naive_losses, naive_slope = jax.jit(baseline)(*(args[i] for i in places))
+        naive_losses, naive_slope = jit_once(baseline)(*(args[i] for i in places))
     losses, gradients = compiled(case, dtype)(*args)
     wide = [a.astype(np.float64) if i in floating(args) else a for i, a in enumerate(args)]
     truth = np.asarray(case.reference(*wide), np.float64)

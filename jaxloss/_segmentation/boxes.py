@@ -134,6 +134,11 @@ def _span(a1: Array, a2: Array, b1: Array, b2: Array) -> _Span:
 
 def _losses(variant: str, constant_tradeoff: bool, a: Array, b: Array, keep: Array | None) -> Array:
     a, b = (fill(keep, box) for box in promote(a, b))
+    undefined = jnp.any(jnp.isnan(a) | jnp.isnan(b), -1)
+    return jnp.where(undefined, jnp.nan, _of_boxes(variant, constant_tradeoff, a, b))
+
+
+def _of_boxes(variant: str, constant_tradeoff: bool, a: Array, b: Array) -> Array:
     x, y = (_span(a[..., i], a[..., i + 2], b[..., i], b[..., i + 2]) for i in (0, 1))
     plain = _plain(x.over(x.around), y.over(y.around), jnp.any(a != b, -1))
     if variant == "plain":

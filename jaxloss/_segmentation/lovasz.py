@@ -214,7 +214,8 @@ class _Sorted(NamedTuple):
 def _extension(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
     """The extension of the Jaccard loss at errors >= 0, of which dropped ones count nothing."""
     found = _sorted(errors, truth, keep, axes)
-    return jnp.sum(jnp.where(found.steps == 0, 0, found.errors * found.steps), -1)
+    nothing = (found.steps == 0) & (found.errors == found.errors)  # though the error be infinite
+    return jnp.sum(jnp.where(nothing, 0, found.errors * found.steps), -1)
 
 
 def _slopes(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:

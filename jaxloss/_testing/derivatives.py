@@ -24,7 +24,10 @@ def value(s: Subject) -> None:
 
 def gradient(s: Subject) -> None:
     ct = np.asarray(s.cotangent(jax.eval_shape(lambda: s.fn(*s.args, **s.options))))
-    _, gradients = jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct)))(*s.args)
+    losses, gradients = jax.jit(lambda *args: s.both(args, ct=jnp.asarray(ct)))(*s.args)
+    if s.reference is not None:
+        want = s.reference(*float64(s.args), **float64_options(s.options))
+        s.equal("the value beside the gradient", losses, want, s.rtol)
     for i, got in zip(s.argnums, gradients, strict=True):
         if got.dtype != s.args[i].dtype:
             s.fail(f"the gradient of argument {i} has dtype {got.dtype}, expected {s.args[i].dtype}")
