@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import checkify
 
 from jaxloss._core import checks
 from jaxloss._core.api import loss
@@ -137,4 +138,4 @@ def _require_signs(fn: str, valid: Array, where: Any) -> None:
     """For `checkify` with `user_checks`; free when not asked for. Shapes that do not fit are refused later."""
     if where is not None and checks.broadcastable(valid.shape, np.shape(where)):
         valid = jnp.broadcast_to(valid, np.shape(where)) | ~jnp.asarray(where).astype(bool)
-    checks.debug(jnp.all(valid), f"{fn}: labels must be 1 or -1")
+    checkify.debug_check(jnp.all(valid), f"{fn}: labels must be 1 or -1")

@@ -50,8 +50,8 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @functools.cache
 def _parameters(fn: Callable[..., Any], arrays: int) -> tuple[list[str], frozenset[str]]:
-    """The names of the positional parameters, and of those that are data. Found when a loss is first called: for all
-    losses it would be a tenth of the time of the import."""
+    """The names of the positional parameters, and of those that are data. Found when a loss is first called, not for
+    all of them at import."""
     parameters = inspect.signature(fn).parameters
     names = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     return names, frozenset(list(parameters)[:arrays]).union(_DATA)

@@ -68,13 +68,6 @@ def no_gradient(fn: str, arg: str, x: Array) -> Array:
     return as_one(fixed, x)
 
 
-def debug(holds: Array, message: str) -> None:
-    """For `checkify` with `user_checks`; free when not asked for."""
-    from jax.experimental import checkify  # with all of Pallas: a quarter of the time that `import jaxloss` would take
-
-    checkify.debug_check(holds, message)
-
-
 def mask(fn: str, arg: str, value: Any) -> Array:
     x = array(fn, arg, value)
     if x.dtype != jnp.bool_:

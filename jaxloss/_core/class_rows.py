@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental import checkify
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics
@@ -80,6 +81,15 @@ class Rows:
             return checks.align(self.fn, "labels", t, self.shape, self.arg)
         return self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, self.arg))
 
+    def last(self) -> tuple[Array, Array | None]:
+        """The logits and the mask of classes, with the classes last. A row that is dropped is finite, and whole."""
+        x, mask = jnp.moveaxis(self.logits, self.axis, -1), self.mask
+        if self.keep is not None:
+            x = fill(self.keep[..., None], x)
+        if mask is None or self.keep is None:
+            return x, None
+        return x, jnp.moveaxis(mask, self.axis, -1) | ~self.keep[..., None]
+
     def keep_of_entries(self) -> Array | None:
         """The mask of classes, or that of rows with a class axis of length 1."""
         return self.mask if self.mask is not None or self.keep is None else jnp.expand_dims(self.keep, self.axis)
@@ -143,8 +153,15 @@ class Rows:
         return reduce(losses, where=self.keep, weights=weights, reduction=reduction, fn=self.fn)
 
 
+def one_hot(labels: Array, like: Array) -> Array:
+    """In the shape and dtype of `like`, whose classes are the last axis; NaN where there is no such class."""
+    valid = jnp.expand_dims((labels >= 0) & (labels < like.shape[-1]), -1)
+    return jnp.where(valid, stable.is_label(like, labels, -1).astype(like.dtype), jnp.nan)
+
+
 def require_classes(fn: str, labels: Array, classes: int) -> None:
-    checks.debug(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
+    """For `checkify` with `user_checks`; free when not asked for."""
+    checkify.debug_check(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
 
 
 def is_zero(option: Any) -> bool:

@@ -85,8 +85,8 @@ def reduce_elements(
 
     The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. A cheap
     rule costs less than reading its operands: the caller's sum and the gradient may then compute it once more. Of a
-    rule that is sums and products alone (`arithmetic`), XLA:CPU's library makes one pass with the sum by itself: the
-    squares of 10^7 errors take it half of the time that blocks do, where no mask stands between.
+    rule that is sums and products alone (`arithmetic`), XLA:CPU's library makes one pass with the sum by itself, faster
+    than blocks are, where no mask stands between.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array. A cheap

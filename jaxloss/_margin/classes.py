@@ -19,8 +19,10 @@ from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
-from jaxloss._core.precision import cotangent, promote, upcast
+from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
+from jaxloss._core.softmax import Scores
+from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 Rule = Callable[[Array, Array, Array | None], Array]  # scores with the classes last, labels, classes to keep
@@ -168,26 +170,10 @@ def of_rows(
 ) -> Array:
     rows = Rows(fn, "scores", scores, axis, where)
     y = rows.labels(labels, ignore_index)
-
-    def last(x: Array | None) -> Array | None:
-        return None if x is None else jnp.moveaxis(x, rows.axis, -1)
-
-    x, mask = last(rows.logits), last(rows.mask)
-    assert x is not None
-    if rows.keep is not None:
-        x = fill(rows.keep[..., None], x)
-        mask = None if mask is None else mask | ~rows.keep[..., None]
+    x, mask = rows.last()
     losses = rule(x, y, mask)
     losses = losses * jnp.where((y >= 0) & (y < rows.classes), 1, jnp.nan).astype(losses.dtype)
     return rows.total(losses, weights, reduction)
-
-
-def label_of(x: Array, y: Array) -> Array:
-    return jnp.expand_dims(jnp.arange(x.shape[-1], dtype=y.dtype), tuple(range(y.ndim))) == y[..., None]
-
-
-def kept_scores(x: Array, mask: Array | None) -> Array:
-    return upcast(x) if mask is None else jnp.where(mask, upcast(x), -jnp.inf)
 
 
 def _margin(margin: float) -> Rule:
@@ -200,7 +186,7 @@ def _ahead(margin: float, x: Array, y: Array, mask: Array | None) -> Array:
 
 
 def _ahead_fwd(margin: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    s = kept_scores(x, mask)
+    s = scores_of(Scores(x, mask), -1)
     own = stable.pick(s, y, -1)
     worst = jnp.max(jnp.where(stable.is_label(s, y, -1), -jnp.inf, s), -1)
     short = jnp.where(worst == -jnp.inf, -jnp.inf, worst - own + margin)
@@ -211,7 +197,7 @@ def _ahead_fwd(margin: float, x: Array, y: Array, mask: Array | None) -> tuple[A
 def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff finds the maximum again for each class, and keeps an array of who has it.
     x, y, mask, worst, short = residuals
-    s = kept_scores(x, mask)
+    s = scores_of(Scores(x, mask), -1)
     label = stable.is_label(s, y, -1)
     tied = (s == worst[..., None]) & ~label
     others = jnp.sum(tied, -1, dtype=jnp.int32)
@@ -237,18 +223,18 @@ def threshold(s: Array) -> Array:
 
 @custom_vjp
 def _sparsemax(x: Array, y: Array, mask: Array | None) -> Array:
-    return _sparsemax_of(x, y, mask, threshold(kept_scores(x, mask)))
+    return _sparsemax_of(x, y, mask, threshold(scores_of(Scores(x, mask), -1)))
 
 
 def _sparsemax_of(x: Array, y: Array, mask: Array | None, tau: Array) -> Array:
-    s, label = kept_scores(x, mask), label_of(x, y)
+    s, label = scores_of(Scores(x, mask), -1), stable.is_label(x, y, -1)
     p = jnp.maximum(s - tau[..., None], 0)
     own = jnp.sum(jnp.where(label, s, 0), -1)
     return jnp.sum(jnp.square(p - label.astype(p.dtype)), -1) / 2 + jnp.maximum(tau - own, 0)
 
 
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    tau = threshold(kept_scores(x, mask))
+    tau = threshold(scores_of(Scores(x, mask), -1))
     return _sparsemax_of(x, y, mask, tau), (x, y, mask, tau)
 
 
@@ -256,8 +242,8 @@ def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which one number of each row is
     # kept.
     x, y, mask, tau = residuals
-    p = jnp.maximum(kept_scores(x, mask) - tau[..., None], 0)
-    slope = g[..., None] * (p - label_of(x, y).astype(p.dtype))
+    p = jnp.maximum(scores_of(Scores(x, mask), -1) - tau[..., None], 0)
+    slope = g[..., None] * (p - stable.is_label(x, y, -1).astype(p.dtype))
     return cotangent(fill(mask, slope), x), None, None
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
+from jaxloss._core.softmax import Scores
+from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tempered import bregman, distribution
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
-from jaxloss._margin.classes import kept_scores, label_of, of_rows
+from jaxloss._margin.classes import of_rows
 
 
 @loss()
@@ -91,7 +93,7 @@ def _entmax(alpha: float, x: Array, y: Array, mask: Array | None) -> Array:
 
 
 def _entmax_fwd(alpha: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    s, label = kept_scores(x, mask), label_of(x, y)
+    s, label = scores_of(Scores(x, mask), -1), stable.is_label(x, y, -1)
     found, shift = distribution(s, 2 - alpha)
     terms = bregman(label.astype(s.dtype), found.p, found.q, 2 - alpha)
     losses = jnp.sum(terms, -1) + jnp.sum(jnp.where(label, found.behind, 0), -1)
@@ -102,8 +104,8 @@ def _entmax_bwd(alpha: float, residuals: Any, g: Array) -> tuple[Array | None, N
     # Why a rule: autodiff goes back through the search for the threshold. The derivative is p - e_y, for which one
     # number of each row is kept.
     x, y, mask, shift = residuals
-    found, _ = distribution(kept_scores(x, mask), 2 - alpha, shift)
-    slope = g[..., None] * jnp.where(label_of(x, y), -found.q, found.p)
+    found, _ = distribution(scores_of(Scores(x, mask), -1), 2 - alpha, shift)
+    slope = g[..., None] * jnp.where(stable.is_label(x, y, -1), -found.q, found.p)
     return cotangent(fill(mask, slope), x), None, None
 
 

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.class_rows import Rows
-from jaxloss._core.precision import cotangent, upcast
+from jaxloss._core.class_rows import Rows, one_hot
+from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
+from jaxloss._core.softmax import Scores
+from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tempered import bregman, distribution, to_power
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
@@ -84,14 +86,7 @@ def bi_tempered_logistic_loss(
         checks.in_range(fn, name, value, 0, most)
     rows = Rows(fn, "logits", logits, axis, where)
     y = _labels(rows, labels, ignore_index)
-
-    def last(x: Array) -> Array:
-        return jnp.moveaxis(x, rows.axis, -1)
-
-    x = last(fill(None if rows.keep is None else jnp.expand_dims(rows.keep, rows.axis), rows.logits))
-    mask = None
-    if rows.mask is not None and rows.keep is not None:  # a row of which nothing is kept has all its classes
-        mask = last(rows.mask | ~jnp.expand_dims(rows.keep, rows.axis))
+    x, mask = rows.last()
     how = _How(float(t1), float(t2), float(label_smoothing))
     losses = _bi_tempered(how, x, y, mask)
     return rows.total(losses, weights, reduction)
@@ -114,11 +109,7 @@ def _labels(rows: Rows, labels: Any, ignore_index: int | None) -> Array:
 
 
 def _distributions(how: _How, p: Array, y: Array, mask: Array | None) -> Array:
-    """NaN for an index that is no class."""
-    if y.ndim < p.ndim:
-        valid = ((y >= 0) & (y < p.shape[-1]))[..., None]
-        y = jnp.where(valid, stable.is_label(p, y, -1).astype(p.dtype), jnp.nan)
-    y = fill(mask, y.astype(p.dtype))
+    y = fill(mask, y.astype(p.dtype) if y.ndim == p.ndim else one_hot(y, p))
     if how.smoothing == 0:
         return y
     kept = p.shape[-1] if mask is None else jnp.sum(mask, -1, keepdims=True, dtype=jnp.int32)
@@ -130,20 +121,16 @@ def _bi_tempered(how: _How, x: Array, y: Array, mask: Array | None) -> Array:
     return _bi_tempered_fwd(how, x, y, mask)[0]
 
 
-def _kept(x: Array, mask: Array | None) -> Array:
-    return upcast(x) if mask is None else jnp.where(mask, upcast(x), -jnp.inf)
-
-
 def _bi_tempered_fwd(how: _How, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    found, shift = distribution(_kept(x, mask), how.t2)
+    found, shift = distribution(scores_of(Scores(x, mask), -1), how.t2)
     target = _distributions(how, found.p, y, mask)
     return jnp.sum(bregman(target, found.p, found.q, how.t1), -1), (x, y, mask, shift)
 
 
-def _bi_tempered_bwd(how: _How, residuals: Any, g: Array) -> tuple[Array | None, Array | None, None]:
+def _bi_tempered_bwd(how: _How, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff goes back through the search for lambda. One number of each row is kept instead.
     x, y, mask, shift = residuals
-    found, _ = distribution(_kept(x, mask), how.t2, shift)
+    found, _ = distribution(scores_of(Scores(x, mask), -1), how.t2, shift)
     p, q = found.p, found.q
     target = _distributions(how, p, y, mask)
     over = jnp.where(p > 0.5, (1 - target) - q, p - target)
@@ -153,7 +140,7 @@ def _bi_tempered_bwd(how: _How, residuals: Any, g: Array) -> tuple[Array | None,
     # What the class on top gets is the rest: its own pull and its share of it nearly cancel.
     others = jnp.sum(jnp.where(found.is_top, 0, slope), -1, keepdims=True)
     slope = jnp.where(found.is_top, -others, slope)
-    return cotangent(fill(mask, g[..., None] * slope), x), cotangent(jnp.zeros(y.shape), y), None
+    return cotangent(fill(mask, g[..., None] * slope), x), None, None
 
 
 _bi_tempered.defvjp(_bi_tempered_fwd, _bi_tempered_bwd)

@@ -7,9 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxloss._core import checks
-from jaxloss._core.typing import Array, ArrayLike, Bool, Num
-from jaxloss._segmentation.images import images
-from jaxloss._segmentation.overlap import count, index_loss
+from jaxloss._core.typing import Array
 
 
 def over_classes(
@@ -33,34 +31,3 @@ def over_classes(
         return total
     kept = losses.shape[-1] if counted is None else jnp.maximum(jnp.sum(counted, -1, dtype=jnp.int32), 1)
     return total / jnp.asarray(kept, losses.dtype)
-
-
-def index_losses(
-    fn: str,
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    alpha: Any,
-    beta: Any,
-    smooth: Any,
-    from_logits: bool,
-    axis: Any,
-    where: Bool[ArrayLike, "..."] | None,
-    weights: Num[ArrayLike, "..."] | None,
-    ignore_index: int | None,
-) -> Array:
-    """1 minus the index of each class."""
-    for name, value in (("alpha", alpha), ("beta", beta), ("smooth", smooth)):
-        checks.scalar(fn, name, value)
-        checks.in_range(fn, name, value, 0, jnp.inf)
-    given = images(
-        fn,
-        predictions,
-        targets,
-        from_logits=from_logits,
-        axis=axis,
-        where=where,
-        weights=weights,
-        ignore_index=ignore_index,
-    )
-    return index_loss(count(given), alpha, beta, smooth)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._segmentation.classes import index_losses, over_classes
+from jaxloss._segmentation.classes import over_classes
 from jaxloss._segmentation.images import images
 from jaxloss._segmentation.overlap import count, index_loss
 
@@ -78,19 +78,17 @@ def dice_loss(
     (2,)
     """
     fn = "dice_loss"
-    losses = index_losses(
+    given = images(
         fn,
         predictions,
         targets,
-        alpha=alpha,
-        beta=beta,
-        smooth=smooth,
         from_logits=apply_softmax,
         axis=axis,
         where=where,
         weights=weights,
         ignore_index=ignore_index,
     )
+    losses = index_loss(fn, count(given), alpha, beta, smooth)
     return over_classes(fn, losses, class_weights, reduction, ignore_background)
 
 
@@ -135,19 +133,15 @@ def binary_dice_loss(
     x, t = checks.floating(fn, "predictions", predictions), checks.number(fn, "targets", targets)
     if x.ndim == t.ndim and x.shape[-1:] != (1,):
         x, t = x[..., None], t[..., None]
-    losses = index_losses(
+    given = images(
         fn,
         x,
         t,
-        alpha=0.5,
-        beta=0.5,
-        smooth=smooth,
         from_logits=apply_sigmoid,
-        axis=None,
         where=where,
         weights=weights,
-        ignore_index=None,
     )
+    losses = index_loss(fn, count(given), 0.5, 0.5, smooth)
     return over_classes(fn, losses, None, "mean", False)
 
 
@@ -209,13 +203,12 @@ def multiclass_generalized_dice_loss(
         weights=weights,
         ignore_index=ignore_index,
     )
-    checks.in_range(fn, "smooth", smooth, 0, jnp.inf)
     counts = count(given)
     there = counts.hits + counts.misses  # how much of each class the targets have
     there = jnp.sum(there, tuple(range(there.ndim - 1)))
     rarest = jnp.min(jnp.where(there > 0, there, jnp.inf))
     shares = jnp.square(jnp.where(there > 0, rarest / jnp.where(there > 0, there, 1), 1))
     rarity = shares * (there.size / jnp.sum(shares))
-    losses = index_loss(counts, 0.5, 0.5, smooth)
+    losses = index_loss(fn, counts, 0.5, 0.5, smooth)
     losses = over_classes(fn, losses, rarity, "mean", ignore_background)
     return jnp.sum(losses) / max(losses.size, 1)

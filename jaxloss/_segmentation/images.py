@@ -75,7 +75,7 @@ def summed_axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:
         return tuple(range(1, ndim - 1))
     if axis == ():
         return ()
-    axes = tuple(sorted(checks.axes(fn, tuple(axis) if isinstance(axis, list) else axis, ndim)))
+    axes = tuple(sorted(checks.axes(fn, axis, ndim)))
     if ndim - 1 in axes:
         raise ValueError(f"{fn}: axis {axis} names the class axis, which is the last; reduction is over the classes")
     return axes

@@ -83,6 +83,7 @@ def lovasz_softmax_loss(
     checks.choice(fn, "classes", classes, ("present", "all"))
     given = images(fn, predictions, targets, from_logits=from_logits, axis=axis, where=where, ignore_index=ignore_index)
     activation, axes, x, t, keep, _ = given
+    t = checks.no_gradient(fn, "targets", t) if jnp.issubdtype(t.dtype, jnp.floating) else t
     losses = _of_classes(activation, axes, x, t, keep)
     counted = None
     if classes == "present":
@@ -107,17 +108,15 @@ def _of_classes_fwd(activation: Activation, axes: tuple[int, ...], *operands: An
     return _of_classes(activation, axes, *operands), operands
 
 
-def _of_classes_bwd(activation: Activation, axes: tuple[int, ...], operands: Any, g: Array) -> tuple[Array | None, ...]:
+def _of_classes_bwd(
+    activation: Activation, axes: tuple[int, ...], operands: Any, g: Array
+) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff keeps what was sorted, and adds to the pixels by a scatter. Here the predictions are kept.
-    x, t, keep = operands
-    errors, truth, found = _errors(*(activation, *operands))
+    x, _, keep = operands
+    errors, truth, found = _errors(activation, *operands)
     slopes = jnp.expand_dims(g, axes) * _slopes(errors, truth, keep, axes)
     to_x = pull(activation, found, jnp.where(truth, -slopes, slopes))
-    return (
-        cotangent(fill(keep, to_x), x),
-        None if not jnp.issubdtype(t.dtype, jnp.floating) else jnp.zeros_like(t),
-        None,
-    )
+    return cotangent(fill(keep, to_x), x), None, None
 
 
 _of_classes.defvjp(_of_classes_fwd, _of_classes_bwd)
@@ -166,6 +165,7 @@ def lovasz_hinge_loss(
     fn = "lovasz_hinge_loss"
     x, y = checks.floating(fn, "logits", logits), checks.number(fn, "labels", labels)
     y = checks.broadcast(fn, "labels", y, x.shape, "logits")
+    y = checks.no_gradient(fn, "labels", y) if jnp.issubdtype(y.dtype, jnp.floating) else y
     axes = summed_axes(fn, 0 if axis is None and x.ndim == 1 else axis, x.ndim + 1)
     keep, rows = masks(fn, where, x.shape, axes, "logits")
     if ignore_index is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxloss._core import stable
+from jaxloss._core import checks, stable
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.class_rows import one_hot
 from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
@@ -58,12 +60,8 @@ def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: A
 
 
 def as_weights(t: Array, p: Array) -> Array:
-    """Class indices become one-hot, NaN where there is no such class; weights of classes stay."""
-    if t.ndim == p.ndim:
-        return t.astype(p.dtype)
-    classes = p.shape[-1]
-    valid = jnp.expand_dims((t >= 0) & (t < classes), -1)
-    return jnp.where(valid, stable.is_label(p, t, -1).astype(p.dtype), jnp.nan)
+    """Class indices become one-hot; weights of classes stay."""
+    return t.astype(p.dtype) if t.ndim == p.ndim else one_hot(t, p)
 
 
 def _rows(keep: Array | None) -> Array | None:
@@ -99,8 +97,12 @@ def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: 
 _count.defvjp(_count_fwd, _count_bwd)
 
 
-def index_loss(counts: Counts, alpha: Array | float, beta: Array | float, smooth: Array | float) -> Array:
+def index_loss(fn: str, counts: Counts, alpha: Any, beta: Any, smooth: Any) -> Array:
     """1 minus the index (hits + smooth) / (hits + alpha false alarms + beta misses + smooth); 0 where that is 0 / 0."""
-    dtype = counts.hits.dtype
-    alpha, beta, smooth = (jnp.asarray(a, dtype) for a in (alpha, beta, smooth))
-    return share(alpha * counts.false_alarms + beta * counts.misses, counts.hits + smooth)
+
+    def option(name: str, value: Any) -> Array:
+        checks.in_range(fn, name, value, 0, math.inf)
+        return checks.scalar(fn, name, value).astype(counts.hits.dtype)
+
+    wrong = option("alpha", alpha) * counts.false_alarms + option("beta", beta) * counts.misses
+    return share(wrong, counts.hits + option("smooth", smooth))

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
-from jaxloss._segmentation.classes import index_losses, over_classes
+from jaxloss._segmentation.classes import over_classes
+from jaxloss._segmentation.images import images
+from jaxloss._segmentation.overlap import count, index_loss
 
 
 @loss()
@@ -75,19 +77,17 @@ def tversky_loss(
     [0.2]
     """
     fn = "tversky_loss"
-    losses = index_losses(
+    given = images(
         fn,
         predictions,
         targets,
-        alpha=alpha,
-        beta=beta,
-        smooth=smooth,
         from_logits=from_logits,
         axis=axis,
         where=where,
         weights=weights,
         ignore_index=ignore_index,
     )
+    losses = index_loss(fn, count(given), alpha, beta, smooth)
     return over_classes(fn, losses, class_weights, reduction, ignore_background)
 
 
@@ -152,19 +152,17 @@ def focal_tversky_loss(
     [0.25]
     """
     fn = "focal_tversky_loss"
-    losses = index_losses(
+    given = images(
         fn,
         predictions,
         targets,
-        alpha=alpha,
-        beta=beta,
-        smooth=smooth,
         from_logits=from_logits,
         axis=axis,
         where=where,
         weights=weights,
         ignore_index=ignore_index,
     )
+    losses = index_loss(fn, count(given), alpha, beta, smooth)
     exponent = 1 / jnp.asarray(checks.in_range(fn, "gamma", gamma, 0, jnp.inf, open_low=True), losses.dtype)
     losses = stable.power(losses, checks.same_shape(fn, "gamma", exponent, (), "number that it is"))
     return over_classes(fn, losses, class_weights, reduction, ignore_background)
@@ -223,17 +221,15 @@ def jaccard_loss(
     [0.5]
     """
     fn = "jaccard_loss"
-    losses = index_losses(
+    given = images(
         fn,
         predictions,
         targets,
-        alpha=1.0,
-        beta=1.0,
-        smooth=smooth,
         from_logits=from_logits,
         axis=axis,
         where=where,
         weights=weights,
         ignore_index=ignore_index,
     )
+    losses = index_loss(fn, count(given), 1.0, 1.0, smooth)
     return over_classes(fn, losses, class_weights, reduction, ignore_background)

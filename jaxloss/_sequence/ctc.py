@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.experimental import checkify
 
 from jaxloss._core import checks, scaled, stable
 from jaxloss._core.api import loss
@@ -204,8 +205,8 @@ def _valid_labels(fn: str, y: Array, padded: Array, classes: int, blank: int) ->
     y = jnp.where(padded, blank, y.astype(jnp.int32) if y.dtype.itemsize < 4 else y)
     in_order = ~jnp.any(padded[..., :-1] & ~padded[..., 1:], -1)
     require_classes(fn, y, classes)
-    checks.debug(jnp.all(padded | (y != blank)), f"{fn}: labels must not be the blank, {blank}")
-    checks.debug(jnp.all(in_order), f"{fn}: label_paddings must be at the end of each row")
+    checkify.debug_check(jnp.all(padded | (y != blank)), f"{fn}: labels must not be the blank, {blank}")
+    checkify.debug_check(jnp.all(in_order), f"{fn}: label_paddings must be at the end of each row")
     valid = jnp.all((y >= 0) & (y < classes), -1) & in_order
     return jnp.clip(y, 0, classes - 1).astype(jnp.int32), valid
 

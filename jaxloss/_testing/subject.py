@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# For programs that run once: as they are, XLA's CPU backend compiles them in three quarters of the time.
+# For programs that run once, whose compilation is what takes the time.
 jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 EPS = float(jnp.finfo(jnp.float32).eps)
 
