@@ -46,5 +46,6 @@ def pull(activation: Activation, found: Evaluated, g: Array) -> Array:
     if is_top is None:
         return g * p * q
     # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits.
-    away = g - jnp.sum(jnp.where(is_top, g, 0), -1, keepdims=True)
-    return p * (away - jnp.sum(p * away, -1, keepdims=True))
+    of_top = stable.row_sum((g, is_top), -1, lambda x: jnp.where(x[1], x[0], 0))[..., None]
+    mean = stable.row_sum((p, g, of_top), -1, lambda x: x[0] * (x[1] - x[2]))[..., None]
+    return p * ((g - of_top) - mean)
