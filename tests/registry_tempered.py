@@ -67,7 +67,7 @@ CASES = [
         accurate=scores_at,
         scales=(1e-3, 1.0, 30.0),
         conditioned=0.0,
-        temporaries=(8.0, 16.0),
+        temporaries=(6.4, 14.3),
     ),
     Case(
         jaxloss.bi_tempered_logistic_loss,
@@ -93,6 +93,6 @@ CASES = [
         accurate=confident,
         scales=(1e-3, 1.0, 30.0),
         conditioned=0.0,
-        temporaries=(8.0, 16.0),
+        temporaries=(4.0, 10.0),
     ),
 ]
