@@ -97,6 +97,8 @@ def _apply(eqn: Any, ins: list[_Kind]) -> list[_Kind]:
 
 def _primitive(name: str, ins: list[_Kind], inexact: list[bool]) -> _Kind:
     values = [kind for kind, keep in zip(ins, inexact, strict=True) if keep] or ins  # not indices and conditions
+    if name == "mul" and _Kind.ZERO in ins:  # whatever the other: what a rule is given for an argument that stays
+        return _Kind.ZERO
     if _Kind.OTHER in ins:
         return _Kind.OTHER
     if _Kind.LINEAR in ins:
