@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,25 @@ def speech(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
     return jax.random.normal(key, shape), jnp.zeros((batch, frames), bool), labels, jnp.zeros((batch, 60), bool)
 
 
+def logs(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    x, y = pair(key, shape)
+    return jax.nn.log_softmax(x), jax.nn.log_softmax(y)
+
+
+def grouped(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Two views of everything."""
+    return jax.random.normal(key, shape), jnp.arange(shape[0]) // 2
+
+
+def relevance(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Grades from 0 to 4."""
+    return jax.random.normal(key, shape), jax.random.randint(key, shape, 0, 5).astype(jnp.float32)
+
+
+def torch_kl_of_logs(f: Any, x: Any, y: Any) -> Any:
+    return f.kl_div(x, y, reduction="batchmean", log_target=True)
+
+
 def torch_ctc(f: Any, x: Any, frame_padding: Any, labels: Any, label_padding: Any) -> Any:
     """In float32, as it has no other; PyTorch's own mean divides by the number of labels first."""
     lengths = [[n] * len(x) for n in (x.shape[1], labels.shape[1])]
@@ -99,8 +118,27 @@ def of_jaxloss(name: str) -> Call:
     return lambda *args: jnp.mean(getattr(jaxloss, name)(*args, reduction="mean"))  # a mean over classes leaves images
 
 
-def of_optax(name: str) -> Call:
-    return lambda *args: jnp.mean(getattr(optax.losses, name)(*args))
+def plainly(library: Any, name: str) -> Call:
+    """For what has no reduction."""
+    return lambda *args: jnp.mean(getattr(library, name)(*args))
+
+
+def of_softmax(library: Any) -> Call:
+    return lambda *args: jnp.mean(library.make_fenchel_young_loss(jax.nn.logsumexp)(*args))
+
+
+def smoothed(library: Any) -> Call:
+    """Labels weighed by the other array, so that there is something to add up."""
+    return lambda x, y: jnp.mean(y * library.smooth_labels(x, 0.1))
+
+
+def forward_probs(library: Any) -> Call:
+    return lambda *args: jnp.mean(library.ctc_loss_with_forward_probs(*args)[0])
+
+
+def sparsemax_of_each(scores: Any, labels: Any) -> Any:
+    """Optax's takes one row."""
+    return jnp.mean(jax.vmap(optax.losses.multiclass_sparsemax_loss)(scores, labels))
 
 
 # Shapes by what has them.
@@ -113,56 +151,84 @@ SHORT = ("short rows", (65536, 128))
 TAGS = ("tags", (4096, 10000))
 NUMBERS = ("numbers", (10**7,))
 EMBEDDINGS = ("embeddings", (4096, 512))
+LISTS = ("ranking lists", (8192, 200))
+MASKS = ("masks", (16, 512, 512))
 LATENTS = ("latents", (65536, 128))
 SPEECH = ("speech", (32, 400, 96))
 
-# Loss, shapes, arguments, and the peers where they are not optax's function of the same name, or are more.
-LOSSES: list[tuple[str, list[Any], Maker, Call | None, Call | None]] = [
-    (
+class Loss(NamedTuple):
+    """A loss of that name here and in optax, unless the calls say otherwise."""
+
+    name: str
+    shapes: list[tuple[str, tuple[int, ...]]]
+    make: Maker
+    ours: Call | None = None
+    peer: Call | None = None
+    torch: Call | None = None
+
+
+LOSSES = [
+    Loss(
         "softmax_cross_entropy_with_integer_labels",
         [TOKENS, VOCABULARY, IMAGES, SHORT, FEW, PIXELS],
         labelled,
-        None,
-        lambda f, x, y: f.cross_entropy(x.reshape(-1, x.shape[-1]), y.reshape(-1)),
+        torch=lambda f, x, y: f.cross_entropy(x.reshape(-1, x.shape[-1]), y.reshape(-1)),
     ),
-    ("softmax_cross_entropy", [TOKENS, IMAGES], soft, None, lambda f, x, y: f.cross_entropy(x, y)),
-    (
+    Loss("softmax_cross_entropy", [TOKENS, IMAGES], soft, torch=lambda f, x, y: f.cross_entropy(x, y)),
+    Loss("safe_softmax_cross_entropy", [IMAGES], soft),
+    Loss("poly_loss_cross_entropy", [IMAGES], soft),
+    Loss(
         "softmax_kl_divergence",
         [TOKENS, SHORT],
         pair,
-        plain.softmax_kl,
-        lambda f, x, y: f.kl_div(f.log_softmax(x, -1), f.softmax(y, -1), reduction="batchmean"),
+        peer=plain.softmax_kl,
+        torch=lambda f, x, y: f.kl_div(f.log_softmax(x, -1), f.softmax(y, -1), reduction="batchmean"),
     ),
-    ("js_divergence", [TOKENS], pair, plain.jensen_shannon, None),
-    ("kl_divergence", [TOKENS], log_and_soft, None, lambda f, x, y: f.kl_div(x, y, reduction="batchmean")),
-    ("gaussian_kl", [LATENTS], pair, plain.gaussian_kl, None),
-    ("sigmoid_kl_divergence", [TAGS], pair, plain.sigmoid_kl, None),
-    (
+    Loss("js_divergence", [TOKENS], pair, peer=plain.jensen_shannon),
+    Loss("kl_divergence", [TOKENS], log_and_soft, torch=lambda f, x, y: f.kl_div(x, y, reduction="batchmean")),
+    Loss("kl_divergence_with_log_targets", [IMAGES], logs, torch=torch_kl_of_logs),
+    Loss("convex_kl_divergence", [IMAGES], log_and_soft),
+    Loss("generalized_kl_divergence", [IMAGES], log_and_soft),
+    Loss("gaussian_kl", [LATENTS], pair, peer=plain.gaussian_kl),
+    Loss("sigmoid_kl_divergence", [TAGS], pair, peer=plain.sigmoid_kl),
+    Loss(
         "sigmoid_binary_cross_entropy",
         [TAGS, NUMBERS],
         decisions,
-        None,
-        lambda f, x, y: f.binary_cross_entropy_with_logits(x, y),
+        torch=lambda f, x, y: f.binary_cross_entropy_with_logits(x, y),
     ),
-    ("l2_loss", [NUMBERS], pair, None, lambda f, x, y: f.mse_loss(x, y) / 2),
-    ("squared_error", [NUMBERS], pair, None, lambda f, x, y: f.mse_loss(x, y)),
-    ("huber_loss", [NUMBERS], pair, None, lambda f, x, y: f.huber_loss(x, y)),
-    ("log_cosh", [NUMBERS], pair, None, None),
-    ("sigmoid_focal_loss", [TAGS], decisions, None, None),
-    ("hinge_loss", [TAGS], signs, None, None),
-    ("multiclass_hinge_loss", [IMAGES], labelled, None, None),
-    ("cosine_distance", [EMBEDDINGS], pair, None, None),
-    ("triplet_margin_loss", [EMBEDDINGS], triplets, None, lambda f, *x: f.triplet_margin_loss(*x)),
-    ("dice_loss", [PIXELS], regions, None, None),
-    ("ctc_loss", [SPEECH], speech, None, torch_ctc),
+    Loss("sigmoid_focal_loss", [TAGS], decisions),
+    Loss("hinge_loss", [TAGS], signs),
+    Loss("perceptron_loss", [TAGS], signs),
+    Loss("sparsemax_loss", [TAGS], decisions),
+    Loss("l2_loss", [NUMBERS], pair, torch=lambda f, x, y: f.mse_loss(x, y) / 2),
+    Loss("squared_error", [NUMBERS], pair, torch=lambda f, x, y: f.mse_loss(x, y)),
+    Loss("huber_loss", [NUMBERS], pair, torch=lambda f, x, y: f.huber_loss(x, y)),
+    Loss("log_cosh", [NUMBERS], pair),
+    Loss("multiclass_hinge_loss", [IMAGES], labelled),
+    Loss("multiclass_perceptron_loss", [IMAGES], labelled),
+    Loss("multiclass_sparsemax_loss", [IMAGES], labelled, peer=sparsemax_of_each),
+    Loss("make_fenchel_young_loss", [IMAGES], regions, of_softmax(jaxloss), of_softmax(optax.losses)),
+    Loss("smooth_labels", [IMAGES], pair, smoothed(jaxloss), smoothed(optax.losses)),
+    Loss("cosine_similarity", [EMBEDDINGS], pair, torch=lambda f, x, y: f.cosine_similarity(x, y).mean()),
+    Loss("cosine_distance", [EMBEDDINGS], pair, torch=lambda f, x, y: 1 - f.cosine_similarity(x, y).mean()),
+    Loss("triplet_margin_loss", [EMBEDDINGS], triplets, torch=lambda f, *x: f.triplet_margin_loss(*x)),
+    Loss("ntxent", [EMBEDDINGS], grouped, plainly(jaxloss, "ntxent")),
+    Loss("info_nce_loss", [EMBEDDINGS], pair, peer=plain.info_nce),
+    Loss("ranking_softmax_loss", [LISTS], relevance, plainly(jaxloss, "ranking_softmax_loss")),
+    Loss("dice_loss", [PIXELS], regions),
+    Loss("multiclass_generalized_dice_loss", [PIXELS], regions, plainly(jaxloss, "multiclass_generalized_dice_loss")),
+    Loss("binary_dice_loss", [MASKS], decisions, plainly(jaxloss, "binary_dice_loss")),
+    Loss("ctc_loss", [SPEECH], speech, torch=torch_ctc),
+    Loss("ctc_loss_with_forward_probs", [SPEECH], speech, forward_probs(jaxloss), forward_probs(optax.losses)),
 ]
 
 
 def cases() -> list[Case]:
     found = []
-    for name, shapes, make, peer, torch in LOSSES:
-        for use, shape in shapes:
+    for loss in LOSSES:
+        for use, shape in loss.shapes:
             for dtype in ("float32", "bfloat16"):
-                calls = of_jaxloss(name), peer or of_optax(name), torch
-                found.append(Case(name, use, shape, dtype, make, *calls))
+                calls = loss.ours or of_jaxloss(loss.name), loss.peer or plainly(optax.losses, loss.name), loss.torch
+                found.append(Case(loss.name, use, shape, dtype, loss.make, *calls))
     return found

@@ -33,3 +33,9 @@ def sigmoid_kl(x: Any, y: Any) -> Any:
 def gaussian_kl(mean: Any, log_variance: Any) -> Any:
     mean, log_variance = _float32(mean, log_variance)
     return jnp.mean(jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance, -1) / 2)
+
+
+def info_nce(queries: Any, keys: Any) -> Any:
+    u, v = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in _float32(queries, keys))
+    logits = u @ v.T / 0.07
+    return jnp.mean(jax.nn.logsumexp(logits, -1) - jnp.diag(logits))

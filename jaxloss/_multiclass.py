@@ -64,7 +64,8 @@ def softmax_cross_entropy_with_integer_labels(
       label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept, the label's own included.
       ignore_index: rows with this label are dropped.
       z_loss: $z$, the weight of the squared log-normaliser.
-      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$. With it a logit of `-inf` becomes $-s$, and rules no class out:
+        `where` does.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
       axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits are those of this device's
         classes, the labels count all of them; the result is that of all. Nothing of the size of the logits is sent.
@@ -123,7 +124,8 @@ def softmax_cross_entropy(
       class_weights: $c$, one for each class. As in every mean here, only `weights` divide.
       label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept.
       z_loss: $z$, the weight of the squared log-normaliser.
-      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$. With it a logit of `-inf` becomes $-s$, and rules no class out:
+        `where` does.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
       axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits, labels, `class_weights` and
         a mask of classes are those of this device's classes; the result is that of all. Nothing of their size is sent.
@@ -232,7 +234,7 @@ def nll_loss(
     """
     rows = Rows("nll_loss", "log_probs", log_probs, axis, where)
     y = rows.labels(labels, ignore_index)
-    alpha = checks.in_range("nll_loss", "label_smoothing", label_smoothing, 0, 1)
+    alpha = rows.per_row("label_smoothing", label_smoothing, 1)
     c = rows.class_weights(class_weights)
 
     def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
@@ -270,7 +272,8 @@ def z_loss(
       where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
         gradient, even if NaN.
       weights: multiply the losses of the rows.
-      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$. With it a logit of `-inf` becomes $-s$, and rules no class out:
+        `where` does.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
       axis_name: inside `jax.shard_map`, the mesh axes that split the classes. The logits are those of this device's
         classes, as is a mask of classes; the result is that of all. Nothing of the size of the logits is sent.
@@ -316,10 +319,11 @@ def entropy(
     Args:
       logits: $x$, any shape; `-inf` rules a class out.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
-      where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits. What is dropped
-        adds 0 to value and gradient, even if NaN.
+      where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
+        gradient, even if NaN.
       weights: multiply the entropies, broadcast to their shape.
-      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
+      logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$. With it a logit of `-inf` becomes $-s$, and rules no class out:
+        `where` does.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
       axis_name: inside `jax.shard_map`, the mesh axes that split the classes.
@@ -345,7 +349,7 @@ def entropy(
     return rows.total(found, weights, reduction)
 
 
-@loss()
+@loss(arrays=1)
 def smooth_labels(
     labels: Num[ArrayLike, "*shape"],
     alpha: float | Array,
@@ -378,7 +382,8 @@ def smooth_labels(
     fn = "smooth_labels"
     t = upcast(checks.number(fn, "labels", labels))
     axes = checks.axes(fn, tuple(range(t.ndim)) if axis is None else axis, t.ndim)
-    alpha = jnp.asarray(checks.in_range(fn, "alpha", alpha, 0, 1)).astype(t.dtype)
+    given = checks.number(fn, "alpha", checks.in_range(fn, "alpha", alpha, 0, 1))
+    alpha = checks.align(fn, "alpha", given, t.shape, "labels").astype(t.dtype)
     if where is None:
         return (1 - alpha) * t + alpha / math.prod(t.shape[a] for a in axes)
     kept = checks.broadcast(fn, "where", checks.mask(fn, "where", where), t.shape, "labels")

@@ -74,8 +74,8 @@ def bi_tempered_logistic_loss(
 ) -> Any:
     rows, keep, some = _rows(m, x, axis, where)
     target = one_hot(m, y, rows.shape[-1]) if np.ndim(y) < x.ndim else last(m, m.xp.broadcast_to(y, x.shape), axis)
-    target = (1 - label_smoothing) * target + label_smoothing / m.number(np.maximum(keep.sum(-1, keepdims=True), 1))
-    target = m.where(keep, target, 0 * target)
+    spread = label_smoothing / m.number(np.maximum(keep.sum(-1, keepdims=True), 1))
+    target = (1 - label_smoothing) * target + m.where(keep, spread, 0 * spread)
     p = tempered(m, rows, t2)
 
     def log_t(z: Any) -> Any:

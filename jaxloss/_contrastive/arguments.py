@@ -61,6 +61,8 @@ class Batch:
     def labels(self, labels: Any) -> Array:
         """Of groups: any real numbers, of which only equality counts."""
         given = checks.number(self.fn, "labels", labels)
+        if jnp.issubdtype(given.dtype, jnp.floating):
+            given = checks.no_gradient(self.fn, "labels", given)
         return checks.same_shape(self.fn, "labels", given, (self.size,), "examples")
 
     def groups(self, labels: Any) -> Callable[[], tuple[Array, Array]]:

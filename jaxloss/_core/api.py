@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 _DATA = ("where", "weights", "class_weights", "pos_weight")
 _ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
-_STATIC = (bool, int, float, str, tuple, type(None), np.number)
+_STATIC = (bool, int, float, str, tuple, type(None), np.number, np.bool_)
 
 
 def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -54,7 +54,30 @@ def labels(fn: str, arg: str, value: Any) -> Array:
         soft = jnp.issubdtype(x.dtype, jnp.floating)
         hint = "; for one-hot or soft targets use softmax_cross_entropy" if soft else ""
         raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
-    return x
+    return wide(x)
+
+
+def wide(x: Array) -> Array:
+    """Integers, if of 8 or 16 bits then as 32: a number of classes beyond those would wrap in a comparison."""
+    return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
+
+
+def is_index(fn: str, labels: Array, index: Any, arg: str = "ignore_index") -> Array:
+    """Which labels are `index`. A number that their dtype does not hold, none is."""
+    if isinstance(index, bool | np.bool_) or not (np.ndim(index) == 0 and jnp.issubdtype(_dtype(index), jnp.integer)):
+        raise TypeError(f"{fn}: {arg} must be an int, got {index!r}; drop what a mask tells by where=")
+    if jnp.issubdtype(labels.dtype, jnp.floating) or isinstance(index, Array):
+        return labels == jnp.asarray(index).astype(labels.dtype)
+    if labels.dtype == jnp.bool_:
+        return labels == bool(index) if index in (0, 1) else jnp.zeros(labels.shape, jnp.bool_)
+    held = jnp.iinfo(labels.dtype)
+    if not held.min <= index <= held.max:
+        return jnp.zeros(labels.shape, jnp.bool_)
+    return labels == jnp.asarray(index, labels.dtype)
+
+
+def _dtype(value: Any) -> Any:
+    return value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
 
 
 def no_gradient(fn: str, arg: str, x: Array) -> Array:
@@ -130,7 +153,7 @@ def in_range(
 ) -> Any:
     """Check a Python number, or a tuple of them; a traced one is the caller's responsibility."""
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool | str):
+        if number is None or isinstance(number, bool | np.bool_ | str):
             raise TypeError(f"{fn}: {arg} must be a number, got {number!r}")
         if static_number(number):
             inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)

@@ -12,8 +12,9 @@ from jax.experimental import checkify
 
 from jaxloss._core import checks, stable
 from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce
-from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics
+from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics, times
 
 
 class Rows:
@@ -62,7 +63,7 @@ class Rows:
         y = checks.labels(self.fn, "labels", labels)
         y = checks.broadcast(self.fn, "labels", y, self.batch, f"{self.arg} without the class axis")
         if ignore_index is not None:
-            kept = y != jnp.asarray(ignore_index, y.dtype)
+            kept = ~checks.is_index(self.fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept
         y = fill(self.keep, y, 0)
         require_classes(self.fn, y, self.total_classes)
@@ -72,6 +73,8 @@ class Rows:
         t = checks.number(self.fn, "labels", labels)
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
+        if self.mask is not None:  # a weight on a class that is ruled out makes the loss infinite; else it is dropped
+            t = jnp.where(self.mask | (t > 0), t, 0)
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
 
     def small_targets(self, labels: Any) -> Array:
@@ -97,7 +100,8 @@ class Rows:
     def scores(self, logit_softcap: Any = None, temperature: Any = 1.0) -> Scores:
         def option(name: str, value: Any, off: Any) -> Array | None:
             checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)
-            return None if checks.static_number(value) and value == off else jnp.asarray(value, jnp.float32)
+            given = checks.scalar(self.fn, name, value)
+            return None if checks.static_number(value) and value == off else given.astype(compute_dtype(self.logits))
 
         cap = None if logit_softcap is None else option("logit_softcap", logit_softcap, math.inf)
         return Scores(self.logits, self.mask, self.keep, option("temperature", temperature, 1.0), cap)
@@ -120,8 +124,8 @@ class Rows:
         weights: Any,
         reduction: str,
     ) -> Array:
-        alpha = checks.in_range(self.fn, "label_smoothing", label_smoothing, 0, 1)
-        z = checks.in_range(self.fn, "z_loss", z_loss, 0, math.inf)
+        alpha = self.per_row("label_smoothing", label_smoothing, 1)
+        z = self.per_row("z_loss", z_loss, math.inf)
         c = self.class_weights(class_weights)
         wanted = Wanted(self.axis, spread=not is_zero(alpha), lse=not is_zero(z), over=self.over)
         cross, spread, lse = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)[:3]
@@ -131,17 +135,24 @@ class Rows:
             losses = losses + jnp.asarray(z).astype(losses.dtype) * jnp.square(lse)
         return self.total(losses, weights, reduction)
 
+    def per_row(self, name: str, value: Any, most: float) -> Any:
+        """An option in [0, most], one for all rows or an array of them."""
+        checks.in_range(self.fn, name, value, 0, most)
+        if not checks.static_number(value):
+            checks.broadcast(self.fn, name, checks.number(self.fn, name, value), self.batch, "losses")
+        return value
+
     def of_label(self, class_weights: Array | None, losses: Array, target: Array) -> Array:
         """Times the class weight of the label; a distribution has met its class weights in the sum."""
         if class_weights is None or not jnp.issubdtype(target.dtype, jnp.integer):
             return losses
-        return losses * lookup(class_weights.astype(losses.dtype), target, self.over)
+        return times(lookup(class_weights.astype(losses.dtype), target, self.over), losses)
 
     def smooth(self, losses: Array, spread: Array | None, alpha: Any) -> Array:
         if spread is None:
             return losses
         alpha = jnp.asarray(alpha).astype(losses.dtype)
-        return (1 - alpha) * losses + alpha * spread / self.kept_classes(losses.dtype)
+        return times(1 - alpha, losses) + times(alpha, spread / self.kept_classes(losses.dtype))
 
     def kept_classes(self, dtype: Any) -> Array:
         if self.mask is None:
@@ -155,6 +166,7 @@ class Rows:
 
 def one_hot(labels: Array, like: Array) -> Array:
     """In the shape and dtype of `like`, whose classes are the last axis; NaN where there is no such class."""
+    labels = checks.wide(labels)
     valid = jnp.expand_dims((labels >= 0) & (labels < like.shape[-1]), -1)
     return jnp.where(valid, stable.is_label(like, labels, -1).astype(like.dtype), jnp.nan)
 

@@ -74,7 +74,8 @@ def _phi_near_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 def phi(d: Array) -> Array:
     """exp(d) - 1 - d >= 0, without cancellation near 0."""
     near = jnp.abs(d) < 1
-    return jnp.where(near, phi_near(jnp.where(near, d, 0)), jnp.exp(d) - (1 + d))
+    far = jnp.exp(d) - (1 + jnp.minimum(d, 1e30))  # infinite, not inf - inf
+    return jnp.where(near, phi_near(jnp.where(near, d, 0)), far)
 
 
 @phi.defjvp

@@ -86,15 +86,21 @@ def scores(s: Scores, axis: int) -> Array:
         z = z if s.mask is None else jnp.where(s.mask, z, 0)
         z = z if s.keep is None else jnp.where(jnp.expand_dims(s.keep, axis), z, 0)
     if s.temperature is not None:
-        z = z / s.temperature.astype(z.dtype)
+        z = _where_finite(z, lambda x: x / s.temperature.astype(z.dtype), z)
     if s.softcap is not None:
         cap = s.softcap.astype(z.dtype)
-        z = cap * jnp.tanh(z / cap)
+        z = _where_finite(z, lambda x: cap * jnp.tanh(x / cap), jnp.where(z > 0, cap, -cap))
     if s.mask is not None:
         z = jnp.where(s.mask, z, -jnp.inf)
     if s.keep is not None:  # a dropped row is finite all the way, so that its zero cotangent stays zero
         z = jnp.where(jnp.expand_dims(s.keep, axis), z, 0)
     return z
+
+
+def _where_finite(z: Array, f: Callable[[Array], Array], limit: Array) -> Array:
+    """f(z), and its limit at infinite entries, where the slope of f by an option would be 0 * inf."""
+    infinite = jnp.isinf(z)
+    return jnp.where(infinite, limit, f(jnp.where(infinite, 0, z)))
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))

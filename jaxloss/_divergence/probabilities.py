@@ -296,7 +296,7 @@ def _bregman_kl(axis: int, log_p: Array, target: Array, keep: Array | None) -> A
         d = _log_ratio(log_p, t)
         near = jnp.abs(d) < 1
         close = t * stable.phi_near(jnp.where(near, d, 0))
-        far = jnp.exp(log_p) - jnp.where(t == 0, 0, t * (1 + jnp.where(near, 0, d)))
+        far = jnp.exp(log_p) - jnp.where(t == 0, 0, t * (1 + jnp.where(near, 0, jnp.minimum(d, 1e30))))
         both_zero = (t == 0) & (log_p == -jnp.inf)
         return jnp.sum(jnp.where(both_zero, 0, jnp.where(near, close, far)), axis)
 

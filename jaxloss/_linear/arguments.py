@@ -121,14 +121,15 @@ class Problem:
             return
         y = checks.broadcast(fn, "labels", checks.labels(fn, "labels", y), head.batch, "tokens").reshape(self.n)
         if ignore_index is not None:
-            kept = y != jnp.asarray(ignore_index, y.dtype)
+            kept = ~checks.is_index(fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept
         self.labels = fill(self.keep, y, 0)
         require_classes(fn, self.labels, head.total)
 
     def _option(self, name: str, value: Any, off: float) -> Array | None:
         checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)
-        return None if checks.static_number(value) and value == off else jnp.asarray(value, jnp.float32)
+        given = checks.scalar(self.fn, name, value)
+        return None if checks.static_number(value) and value == off else given.astype(self.dtype)
 
     def class_weight_of_labels(self) -> Array | None:
         """A distribution meets its class weights in the sum over classes."""
@@ -140,13 +141,13 @@ class Problem:
         h = self.head
         shape = Shape(self.n, h.hidden.shape[1], h.classes, h.kernel.dtype.itemsize)
         given = [x for x in (h.hidden, h.kernel, self.labels, self.weights, self.keep) if x is not None]
-        if method == "auto" and divided(*given):
-            method = "dense"
-        method, sizes = choose(self.fn, shape, reduced, method, chunk_size, memory_budget)
+        asked = "dense" if method == "auto" and divided(*given) else method
+        method, sizes = choose(self.fn, shape, reduced, asked, chunk_size, memory_budget)
         method = "dense" if self.n == 0 else method
         if method != "dense":
+            chosen = f'method="{method}"' + (' (what "auto" chose)' if asked == "auto" else "")
             # One operand is in all that the rules do.
-            self.head = h._replace(hidden=undivided(_remedy(self.fn, method), *given))
+            self.head = h._replace(hidden=undivided(_remedy(self.fn, chosen), *given))
         return method, sizes
 
     def plan(self, wanted: Wanted, sizes: Sizes) -> Plan:
@@ -198,9 +199,9 @@ class Problem:
         return row_statistics(wanted, s, weights if target is None else target, self.class_weights)
 
 
-def _remedy(fn: str, method: str) -> str:
+def _remedy(fn: str, chosen: str) -> str:
     return (
-        f'{fn}: method="{method}" under jit over several devices, where each of them would go through all chunks. Use '
+        f"{fn}: {chosen} under jit over several devices, where each of them would go through all chunks. Use "
         f"jaxloss.sharded({fn}, mesh, tokens=..., vocab=...), which splits tokens and vocabulary between the devices "
         '(or leaves them whole if neither is given), axis_name= inside your own jax.shard_map, or method="dense", '
         "which XLA divides by itself"

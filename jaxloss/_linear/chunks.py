@@ -30,6 +30,7 @@ from jaxloss._linear.tiles import (
     add,
     count,
     cut,
+    held_back,
     loop,
     piece,
     project,
@@ -340,13 +341,7 @@ def _total_fwd(chunks: Chunks, x: Any, keep: Any, factors: Any) -> Any:
 
 def _finished_gradient(chunks: Chunks, moving: Operands, x: Operands, keep: Array | None, factors: Array) -> Any:
     losses, slopes = _gradient(chunks, moving, x, keep, factors)
-    return losses, jax.tree.map(_held, slopes, x, is_leaf=lambda leaf: leaf is None)
-
-
-def _held(slope: Array | None, leaf: Array) -> Array | None:
-    """In the dtype of the operand, but for float16: the share of one token in a mean may be below its range, from which
-    the scale of the loss is to lift it."""
-    return slope if slope is None or leaf.dtype == jnp.float16 else slope.astype(leaf.dtype)
+    return losses, jax.tree.map(held_back, slopes, x, is_leaf=lambda leaf: leaf is None)
 
 
 def _total_bwd(chunks: Chunks, residuals: Any, g: Any) -> Any:

@@ -71,7 +71,7 @@ def linear_cross_entropy(
       bias: $b$, `[V]`.
       kernel_layout: `"dv"` or `"vd"`.
       where: tokens to keep, broadcast to `[*tokens]`. What is dropped adds 0 to value and gradient, even if NaN, and
-        chunks of which nothing is kept are not computed.
+        chunks of which nothing is kept are not computed, if labels are class indices.
       weights: multiply the losses of the tokens, broadcast likewise.
       ignore_index: tokens with this label are dropped.
       class_weights: $c$, `[V]`.
@@ -115,6 +115,8 @@ def linear_cross_entropy(
     wanted = Wanted(1, spread=not is_zero(alpha), lse=not is_zero(z), over=axis_name)
     how, sizes = p.choose(reduction != "none", method, chunk_size, memory_budget)
     keep = None if p.keep is None else p.keep.reshape(given.batch)
+    for name, option in (("label_smoothing", alpha), ("z_loss", z)):
+        checks.scalar(fn, name, option)
     options = {"where": keep, "weights": weights, "reduction": reduction, "fn": fn}
     mix = _mix(p, alpha, z)
     if how != "fast":

@@ -64,6 +64,11 @@ def choose(
         least = 4 * min(shape.classes, _BLOCK)
         raise ValueError(f"{fn}: memory_budget={memory_budget} does not hold one row of a block; give at least {least}")
     if method == "fast":
+        if memory_budget is not None and chunk is None and 4 * shape.classes > budget:
+            raise ValueError(
+                f'{fn}: memory_budget={memory_budget} does not hold one row of logits, which method="fast" needs; give '
+                f'at least {4 * shape.classes}, or use "lean"'
+            )
         tokens = chunk or min(max(budget // (4 * shape.classes), 1), _MOST_TOKENS)
         return method, Sizes(_even(shape.tokens, tokens), block_of(shape.classes))
     classes = block_of(shape.classes)

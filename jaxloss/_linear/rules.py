@@ -31,9 +31,11 @@ from jaxloss._linear.tiles import (
     Held,
     Piece,
     add,
+    as_operand,
     count,
     cut,
     differing,
+    held_back,
     held_by,
     loop,
     piece,
@@ -242,12 +244,12 @@ def add_gradient(
     return Operands(hidden, kernel, bias, temperature, softcap, class_weights, weights)
 
 
-def finished(plan: Plan, total: Operands, x: Operands) -> Operands:
-    """In the dtypes of the operands. All devices of a vocabulary have the hidden states: their gradients add up."""
+def finished(plan: Plan, total: Operands, x: Operands, convert: Any = as_operand) -> Operands:
+    """In the dtypes that `convert` gives. All devices of a vocabulary have the hidden states, whose gradients add up."""
     hidden = total.hidden
     if hidden is not None and plan.wanted.over is not None:
         total = total._replace(hidden=lax.psum(hidden, plan.wanted.over))
-    return jax.tree.map(lambda t, leaf: None if t is None else t.astype(leaf.dtype), total, x, is_leaf=_is_none)
+    return jax.tree.map(convert, total, x, is_leaf=_is_none)
 
 
 def _is_none(leaf: Any) -> bool:
@@ -389,7 +391,7 @@ def _with_gradient(plan: Plan, moving: Operands, x: Operands, tokens: Tokens, mi
 
     total = differing(zeros_for(plan, x, moving), (x, tokens, mix))
     found, total = loop(count(n, sizes.tokens), chunk, (found, total))
-    return found, finished(plan, total, x)
+    return found, finished(plan, total, x, held_back)
 
 
 def _no_statistics(plan: Plan, n: int, x: Operands, tokens: Tokens) -> Statistics:

@@ -66,10 +66,16 @@ def sharded(
     >>> print(loss(jnp.ones((4, 8)), jnp.zeros((8, 100)), jnp.arange(4)))  # log(100)
     4.6051702
     """
-    if not {"hidden", "kernel"} <= inspect.signature(loss).parameters.keys():
+    parameters = inspect.signature(loss).parameters.keys()
+    if not {"hidden", "kernel"} <= parameters:
         raise ValueError(
             f"sharded: {name_of(loss)} takes no hidden states and kernel. Losses on logits need no helper: under jit "
             "XLA divides them by itself, and inside jax.shard_map they take axis_name="
+        )
+    if "method" not in parameters:
+        raise ValueError(
+            f"sharded: {name_of(loss)} goes into jax.shard_map as it is; the helper is for linear_cross_entropy, "
+            "linear_log_probs and linear_statistics"
         )
     if not isinstance(mesh, Mesh | AbstractMesh | None):
         raise TypeError(f"sharded: mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
@@ -174,7 +180,7 @@ def _per_token(arrays: Mapping[str, Array], batch: tuple[int, ...], ignore_index
         if name in arrays and not (name == "labels" and jnp.issubdtype(arrays[name].dtype, jnp.floating)):
             full[name] = jnp.broadcast_to(arrays[name], batch)
     if ignore_index is not None and "labels" in full:
-        kept = full["labels"] != jnp.asarray(ignore_index, full["labels"].dtype)
+        kept = ~checks.is_index("sharded", full["labels"], ignore_index)
         full["where"] = kept & full["where"] if "where" in full else kept
     return full
 

@@ -125,6 +125,16 @@ def rounded(to_logits: Array, dtype: Any) -> Array:
     return to_logits if dtype == jnp.float16 else to_logits.astype(dtype)
 
 
+def as_operand(total: Array | None, leaf: Array) -> Array | None:
+    return None if total is None else total.astype(leaf.dtype)
+
+
+def held_back(total: Array | None, leaf: Array) -> Array | None:
+    """In the dtype of the operand, but for float16: the share of one token in a mean may be below its range, from which
+    the scale of the loss is to lift it."""
+    return total if total is None or leaf.dtype == jnp.float16 else as_operand(total, leaf)
+
+
 def differing(x: Any, like: Any, but: Any = None) -> Any:
     """Zeros to start a loop from, which differ between devices as the operands do, but not along `but`."""
     axes = frozenset().union(*(varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(like)))

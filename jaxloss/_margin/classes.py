@@ -211,40 +211,60 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
 _ahead.defvjp(_ahead_fwd, _ahead_bwd)
 
 
-def threshold(s: Array) -> Array:
-    """tau, without the class axis, for which sum_k max(0, s_k - tau) = 1."""
+def support(s: Array) -> tuple[Array, Array]:
+    """The lowest score that has any probability, and its probability, for each row: p_k = max(0, s_k - lowest + least).
+
+    Relative to these, scores of any size keep the digits of their differences.
+    """
     top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True))
-    high = -jnp.sort(-(s - top), -1)  # the largest first
+    high = -jnp.sort(top - s, -1)  # the largest first
     count = jnp.expand_dims(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), tuple(range(s.ndim - 1)))
     inside = (high > -1) & (1 + count * high > jnp.cumsum(jnp.where(high > -1, high, 0), -1))
-    total = jnp.sum(jnp.where(inside, high, 0), -1)
-    return top[..., 0] + (total - 1) / jnp.sum(inside, -1).astype(s.dtype)
+    end = jnp.min(jnp.where(inside, high, 0), -1, keepdims=True)
+    lowest = jax.lax.stop_gradient(jnp.min(jnp.where(s - top >= end, s, jnp.inf), -1, keepdims=True))
+    kept = s >= lowest
+    # What is left of 1 by the class on top is exact, and the others together may be much smaller.
+    is_top = stable.is_label(s, stable.first_max(s, top[..., 0], -1), -1)
+    width = jnp.sum(jnp.where(is_top, s - lowest, 0), -1)
+    others = jnp.sum(jnp.where(kept & ~is_top, s - lowest, 0), -1)
+    least = ((1 - width) - others) / jnp.sum(kept, -1, dtype=jnp.int32).astype(s.dtype)
+    return lowest[..., 0], least
+
+
+def _finite_top(x: Array, mask: Array | None) -> Array:
+    """The scores; where some are infinite these are 0 and the others `-inf`, where no class is left all are NaN."""
+    s = scores_of(Scores(x, mask), -1)
+    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True))
+    s = jnp.where(top == jnp.inf, jnp.where(s == jnp.inf, 0, -jnp.inf), s)
+    return jnp.where(top == -jnp.inf, jnp.nan, s)
 
 
 @custom_vjp
 def _sparsemax(x: Array, y: Array, mask: Array | None) -> Array:
-    return _sparsemax_of(x, y, mask, threshold(scores_of(Scores(x, mask), -1)))
+    return _sparsemax_fwd(x, y, mask)[0]
 
 
-def _sparsemax_of(x: Array, y: Array, mask: Array | None, tau: Array) -> Array:
-    s, label = scores_of(Scores(x, mask), -1), stable.is_label(x, y, -1)
-    p = jnp.maximum(s - tau[..., None], 0)
-    own = jnp.sum(jnp.where(label, s, 0), -1)
-    return jnp.sum(jnp.square(p - label.astype(p.dtype)), -1) / 2 + jnp.maximum(tau - own, 0)
+def _sparsemax_slope(x: Array, y: Array, mask: Array | None, lowest: Array, least: Array) -> Array:
+    """p - e_y, at the label what the others have, which is not formed as 1 minus something close to 1."""
+    s, label = _finite_top(x, mask), stable.is_label(x, y, -1)
+    p = jnp.maximum((s - lowest[..., None]) + least[..., None], 0)
+    return jnp.where(label, -jnp.sum(jnp.where(label, 0, p), -1, keepdims=True), p)
 
 
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    tau = threshold(scores_of(Scores(x, mask), -1))
-    return _sparsemax_of(x, y, mask, tau), (x, y, mask, tau)
+    s, label = _finite_top(x, mask), stable.is_label(x, y, -1)
+    lowest, least = support(s)
+    own = jnp.sum(jnp.where(label, s, 0), -1)
+    far = jnp.maximum((lowest - own) - least, 0)
+    losses = jnp.sum(jnp.square(_sparsemax_slope(x, y, mask, lowest, least)), -1) / 2 + far
+    return losses, (x, y, mask, lowest, least)
 
 
 def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
-    # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which one number of each row is
+    # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which two numbers of each row are
     # kept.
-    x, y, mask, tau = residuals
-    p = jnp.maximum(scores_of(Scores(x, mask), -1) - tau[..., None], 0)
-    slope = g[..., None] * (p - stable.is_label(x, y, -1).astype(p.dtype))
-    return cotangent(fill(mask, slope), x), None, None
+    x, y, mask, lowest, least = residuals
+    return cotangent(fill(mask, g[..., None] * _sparsemax_slope(x, y, mask, lowest, least)), x), None, None
 
 
 _sparsemax.defvjp(_sparsemax_fwd, _sparsemax_bwd)

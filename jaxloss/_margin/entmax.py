@@ -48,6 +48,11 @@ def entmax_loss(
     method. No term cancels: small losses keep their digits, and the loss is 0 where the label is ahead by
     $1/(\alpha-1)$. In other words: the Fenchel-Young loss of Tsallis' entropy.
 
+    In float32, probabilities and derivative are right to about $10^{-7}$, compared with exact ones for $\alpha$ up to
+    20. For $\alpha > 2$ probabilities end with an infinite slope: of several classes within a rounding of that end it
+    is what they have together that is right, how they share it is up to the last bit of the scores, and second
+    derivatives are as large as that slope.
+
     Args:
       scores: $s$, any shape; `-inf` rules a class out.
       labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
@@ -102,7 +107,7 @@ def _entmax_fwd(alpha: float, x: Array, y: Array, mask: Array | None) -> tuple[A
 
 def _entmax_bwd(alpha: float, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff goes back through the search for the threshold. The derivative is p - e_y, for which one
-    # number of each row is kept.
+    # or two numbers of each row are kept.
     x, y, mask, shift = residuals
     found, _ = distribution(scores_of(Scores(x, mask), -1), 2 - alpha, shift)
     slope = g[..., None] * jnp.where(stable.is_label(x, y, -1), -found.q, found.p)

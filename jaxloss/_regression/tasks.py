@@ -62,9 +62,12 @@ def uncertainty_weighted_sum(losses: Any, log_variances: Any) -> Float[Array, ""
     >>> print(uncertainty_weighted_sum([jnp.float32(2.0), jnp.float32(3.0)], [jnp.float32(0.0), jnp.float32(0.0)]))
     5.0
     """
-    return _tree_total(
-        "uncertainty_weighted_sum", "log_variances", lambda loss, s: jnp.exp(-s) * loss + 0.5 * s, losses, log_variances
-    )
+
+    def weighed(loss: Array, s: Array) -> Array:
+        root = jnp.exp(-0.5 * s)  # a small loss may outweigh a square that overflows
+        return root * (root * loss) + 0.5 * s
+
+    return _tree_total("uncertainty_weighted_sum", "log_variances", weighed, losses, log_variances)
 
 
 def _tree_total(fn: str, arg: str, combine: Callable[[Array, Array], Array], losses: Any, factors: Any) -> Array:

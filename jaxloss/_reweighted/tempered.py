@@ -59,7 +59,7 @@ def bi_tempered_logistic_loss(
         code spreads it over the other classes: theirs is $\frac{K-1}{K}$ times this one.
       axis: the axis of the classes, or a tuple of several.
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits. What is dropped
-        adds 0 to value and gradient, even if NaN.
+        adds 0 to value and gradient, even if NaN; a label that is a dropped class costs what a logit of `-inf` does.
       weights: multiply the losses, broadcast to their shape.
       ignore_index: rows with this label are dropped.
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
@@ -109,11 +109,13 @@ def _labels(rows: Rows, labels: Any, ignore_index: int | None) -> Array:
 
 
 def _distributions(how: _How, p: Array, y: Array, mask: Array | None) -> Array:
-    y = fill(mask, y.astype(p.dtype) if y.ndim == p.ndim else one_hot(y, p))
+    y = y.astype(p.dtype) if y.ndim == p.ndim else one_hot(y, p)
+    if mask is not None:  # a label that is dropped stays one, of a class that has no probability
+        y = fill(mask | (y > 0), y)
     if how.smoothing == 0:
         return y
     kept = p.shape[-1] if mask is None else jnp.sum(mask, -1, keepdims=True, dtype=jnp.int32)
-    return fill(mask, (1 - how.smoothing) * y + how.smoothing / jnp.asarray(kept, p.dtype))
+    return (1 - how.smoothing) * y + fill(mask, jnp.broadcast_to(how.smoothing / jnp.asarray(kept, p.dtype), y.shape))
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
@@ -128,7 +130,7 @@ def _bi_tempered_fwd(how: _How, x: Array, y: Array, mask: Array | None) -> tuple
 
 
 def _bi_tempered_bwd(how: _How, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
-    # Why a rule: autodiff goes back through the search for lambda. One number of each row is kept instead.
+    # Why a rule: autodiff goes back through the search for lambda. One or two numbers of each row are kept instead.
     x, y, mask, shift = residuals
     found, _ = distribution(scores_of(Scores(x, mask), -1), how.t2, shift)
     p, q = found.p, found.q

@@ -65,7 +65,8 @@ def ctc_loss(
       logit_paddings: frames to leave out, `[*batch, frames]`: 1 or `True` is padding, 0 or `False` a frame. What stands
         in a padded frame, NaN too, changes nothing.
       labels: class indices, `[*batch, labels]`, without blanks between them. Outside of [0, classes), loss and gradient
-        of the example are NaN, and `checkify` with `user_checks` reports it, and a label that is the blank.
+        of the example are NaN, and `checkify` with `user_checks` reports it. It also reports a label that is the blank,
+        which does not give NaN: the loss is then a number without meaning.
       label_paddings: labels to leave out, likewise, at the end of each row; elsewhere the example gives NaN. They may
         have any value. No labels at all are right: then every frame is blank.
       blank_id: the class of the blank.
