@@ -156,6 +156,7 @@ MASKS = ("masks", (16, 512, 512))
 LATENTS = ("latents", (65536, 128))
 SPEECH = ("speech", (32, 400, 96))
 
+
 class Loss(NamedTuple):
     """A loss of that name here and in optax, unless the calls say otherwise."""
 

@@ -135,6 +135,8 @@ FLAT = [[[0.0, 0.0], [0.0, 0.0]]]
 EDGES = (
     Edge("index out of range", (FLAT, [[0, 2]]), [NAN], ([[[NAN, NAN]] * 2],)),
     Edge("nan", ([[[NAN, 0.0]]], [[1]]), [NAN], "any"),
+    Edge("one class, no index", (ONE, [[1, 0, 2]]), [NAN], ([[[NAN]] * 3],)),
+    Edge("one class, ignored", (ONE, [[1, 0, 255]]), "finite", "finite", {"ignore_index": 255}),
     Edge("one right, one too many", (ONE, [[1, 0, 0]]), "finite", "finite"),
     Edge("nothing there", ([[[-200.0], [-200.0]]], [[0, 0]]), [0.0], ([[[0.0], [0.0]]],), {"smooth": 0.0}),
     Edge("class ruled out", ([[[0.0, -INF], [0.0, 0.0]]], [[0, 1]]), "finite", "finite"),
@@ -171,7 +173,8 @@ A, B = [0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0]
 POINT, FAR = [1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 5.0, 2.0]
 NONE = [0.0] * 4
 VARIANTS = ("plain", "generalized", "distance", "complete")
-HUGE, TINY = 2.0**60, 2.0**-60
+HUGE, TINY, LARGEST = 2.0**60, 2.0**-60, 2.0**127
+ALL, QUARTER = [-LARGEST, -LARGEST, LARGEST, LARGEST], [0.0, 0.0, LARGEST, LARGEST]
 CASES = [
     _index(
         jaxloss.dice_loss,
@@ -204,6 +207,7 @@ CASES = [
             Edge("right by far", ([[1e4, -1e4]], [[1, 0]]), [0.0], ([[0.0, 0.0]],), {"smooth": 0.0}),
             Edge("infinite", ([[INF, -INF]], [[1, 1]]), [1 / 3], ([[0.0, 0.0]],), {"smooth": 0.0}),
             Edge("nan", ([[NAN, 1.0]], [[1, 1]]), [NAN], "any"),
+            Edge("neither 0 nor 1", ([[0.0, 1.0]], [[1, 255]]), [NAN], ([[NAN, NAN]],)),
         ),
         accurate=foreground_at,
         scales=(1e-3, 1.0, 10.0),
@@ -249,12 +253,13 @@ CASES = [
         accurate=indices_at,
         scales=(1e-3, 1.0, 5.0),
         edges=(
-            Edge("index out of range", (FLAT, [[0, 2]]), [NAN], "any"),
+            Edge("index out of range", (FLAT, [[0, 2]]), [NAN], ([[[NAN, NAN]] * 2],)),
+            Edge("no index in range", (FLAT, [[2, -1]]), [NAN], ([[[NAN, NAN]] * 2],)),
             Edge("right by far", ([[[1e4, 0.0], [0.0, 1e4]]], [[0, 1]]), [0.0], ([[[0.0, 0.0]] * 2],)),
             Edge("wrong by far", ([[[1e4, 0.0], [0.0, 1e4]]], [[1, 0]]), [1.0], ([[[0.0, 0.0]] * 2],)),
             Edge("absent class", ([[[0.0, 0.0]]], [[0]]), [0.5], ([[[-0.25, 0.25]]],)),
             Edge("absent class counted", ([[[0.0, 0.0]]], [[0]]), [0.5], ([[[-0.25, 0.25]]],), {"classes": "all"}),
-            Edge("nan", ([[[NAN, 0.0]]], [[1]]), [NAN], "any"),
+            Edge("nan", ([[[NAN, 0.0], [1.0, 0.0]]], [[1, 0]]), [NAN], ([[[NAN, NAN]] * 2],)),
         ),
     ),
     Case(
@@ -282,7 +287,7 @@ CASES = [
             Edge("infinitely right", ([[INF, -INF]], [[1, 0]]), [0.0], ([[0.0, 0.0]],)),
             Edge("infinitely wrong", ([[-INF, 0.0]], [[1, 0]]), [INF], "any"),
             Edge("ignored", ([[NAN, 3.0]], [[255, 1]]), [0.0], ([[0.0, 0.0]],), {"ignore_index": 255}),
-            Edge("nan", ([[NAN, 0.0]], [[1, 0]]), [NAN], "any"),
+            Edge("nan", ([[NAN, 0.0, -2.0]], [[1, 0, 0]]), [NAN], ([[NAN] * 3],)),
         ),
     ),
     Case(
@@ -302,7 +307,7 @@ CASES = [
         accurate=nearly_equal,
         scales=(1e-6, 1e-3, 1.0),
         conditioned=0.0,
-        temporaries=(4.3, 8.6),  # of numbers for each box, which has four itself
+        temporaries=(4.4, 8.8),  # of numbers for each box, which has four itself
         edges=(
             Edge("identical", ([A], [A]), [0.0], ([NONE], [NONE])),
             *(Edge(f"identical, {v}", ([A], [A]), [0.0], "finite", {"variant": v}) for v in VARIANTS[1:]),
@@ -320,7 +325,15 @@ CASES = [
             Edge("huge", ([[HUGE * c for c in A]], [[HUGE * c for c in B]]), [2 / 3], "finite", {"variant": "plain"}),
             Edge("tiny", ([[TINY * c for c in A]], [[TINY * c for c in B]]), [2 / 3], "finite", {"variant": "plain"}),
             Edge("wide", ([[0.0, 0.0, HUGE, TINY]], [[0.0, 0.0, HUGE, 2 * TINY]]), [0.5], "finite"),
-            Edge("nan", ([[NAN, 0.0, 1.0, 1.0]], [A]), [NAN], "any"),
+            *(
+                Edge(f"nan, {v}", ([[NAN, 0.0, 1.0, 1.0], A], [A, A]), [NAN, 0.0], "any", {"variant": v})
+                for v in VARIANTS
+            ),
+            Edge("nan beside identical", ([[NAN, 0.0, 1.0, 1.0], A], [A, A]), [NAN, 0.0], ([[NAN] * 4, NONE],) * 2),
+            *(
+                Edge(f"largest numbers, {v}", ([ALL], [QUARTER]), [value], "finite", {"variant": v})
+                for v, value in zip(VARIANTS, (0.75, 0.75, 0.8125, 0.8125), strict=True)
+            ),
         ),
     ),
 ]

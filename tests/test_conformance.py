@@ -15,7 +15,8 @@ from jaxloss.testing import check_loss
 PROMISES = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction")
 # For the suite's core, of one loss of each way to build one.
 CENTRAL = ("gradient", "modes", "mask")
-DEAR = ("modes", "transformations", "reduction")  # to compile
+DEAR = ("modes", "transformations", "reduction", "precision")  # to compile
+DEARER = [pytest.param(p, marks=pytest.mark.long) for p in ("transformations", "precision")]
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 
 
@@ -52,7 +53,7 @@ def test_options(case, name):
     check(case, "gradient", name=name)  # and the value beside it
 
 
-@parametrize("case, name", [(c, n) for c, n in OPTION_SETS if "axis" in c.options[n]])
+@parametrize("case, name", [apart(c, n) for c, n in OPTION_SETS if "axis" in c.options[n]])
 def test_masks_along_other_axes(case, name):
     check(case, "mask", name=name)
 
@@ -62,13 +63,13 @@ def test_mask_under_every_option(case):
     check(case, "mask", name="everything")
 
 
-@pytest.mark.parametrize("promise", ["modes", "transformations", "precision"])
+@pytest.mark.parametrize("promise", ["modes", *DEARER])
 @parametrize("case", [apart(c) for c in CASES if "everything" in c.options])
 def test_every_option_at_once(case, promise):
     check(case, promise, name="everything")
 
 
-@parametrize("case, name", [(c, n) for c, n in OPTION_SETS if n.startswith("broadcast")])
+@parametrize("case, name", [apart(c, n) for c, n in OPTION_SETS if n.startswith("broadcast")])
 def test_what_devices_share(case, name):
     """Under shard_map the cotangent of a replicated argument is the sum over the devices."""
     check(case, "transformations", name=name)
@@ -85,7 +86,7 @@ def test_mask_in_float16(case):
     check(case, "mask", jnp.float16)
 
 
-@pytest.mark.parametrize("promise", ["modes", "transformations"])
+@pytest.mark.parametrize("promise", ["modes", *DEARER[:1]])
 @parametrize("case", [apart(c) for c in OWN])
 def test_bfloat16(case, promise):
     check(case, promise, jnp.bfloat16)

@@ -7,6 +7,7 @@ import numpy as np
 import peers
 import pytest
 import segmentation_formulas as formulas
+from jax.experimental import checkify
 from registry_formulas import FLOAT64
 
 import jaxloss
@@ -46,6 +47,110 @@ def test_dropped_pixels_are_not_there(fn):
 @of_pixels
 def test_ignored_index_is_a_mask(fn):
     np.testing.assert_array_equal(fn(X, np.where(KEEP, Y, 255), ignore_index=255), fn(X, Y, where=KEEP))
+
+
+@of_pixels
+@pytest.mark.parametrize("axis", [[], [1]], ids=["without", "with"])
+def test_integers_of_one_class(fn, axis):
+    """A void pixel is no foreground: NaN, in value and gradient, unless it is ignored."""
+    x, y = X[..., :1], np.where(KEEP, Y == 1, 255).astype(np.uint8)
+    want = fn(x, Y == 1, where=KEEP)
+    y = y.reshape(*y.shape, *axis)
+    np.testing.assert_array_equal(fn(x, y, ignore_index=255), want)
+    np.testing.assert_array_equal(fn(x, y, where=KEEP), want)
+    for part in both(fn, x, y):
+        assert np.all(np.isnan(part))
+
+
+@of_pixels
+def test_integers_of_one_class_are_reported(fn):
+    checked = checkify.checkify(lambda y: fn(X[..., :1], y), checkify.user_checks)
+    assert "labels must be in [0, 2)" in checked(Y[..., None])[0].get()
+    assert checked((Y == 1)[..., None])[0].get() is None
+
+
+def test_binary_dice_of_a_void_pixel():
+    y = np.array([[1, 255]], np.uint8)
+    for part in both(jaxloss.binary_dice_loss, X[:1, 0, :2, 0], y):
+        assert np.all(np.isnan(part))
+    soft = jaxloss.binary_dice_loss(X[:1, 0, :2, 0], y.astype(np.float32))
+    assert np.all(np.isfinite(soft))  # the user's business
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 7, 1)])
+def test_binary_dice_weights_with_the_last_axis(shape):
+    x, y = X[:, 0, : shape[1] if len(shape) > 2 else 1, :1].reshape(shape), np.ones(shape, np.int32)
+    w = RNG.uniform(0.5, 2, shape).astype(np.float32)
+    want = jaxloss.binary_dice_loss(x[..., 0, None], y[..., 0, None], weights=w[..., 0])
+    np.testing.assert_array_equal(jaxloss.binary_dice_loss(x, y, weights=w), want)
+    np.testing.assert_array_equal(jaxloss.binary_dice_loss(x, y, where=w > 1), jaxloss.binary_dice_loss(
+        x, y, where=w[..., 0] > 1
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_lovasz_of_a_target_that_is_nan(classes):
+    bad = np.where(KEEP[..., None], HOT, np.nan)
+    value, slopes = both(jaxloss.lovasz_softmax_loss, X, bad, classes=classes)
+    assert np.isnan(value) and np.all(np.isnan(slopes))
+    got, want = (both(jaxloss.lovasz_softmax_loss, X, y, classes=classes, where=KEEP) for y in (bad, HOT))
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_hinge_of_a_label_that_is_nan():
+    labels = np.where(KEEP, Y > 0, np.nan)
+    labels[1] = 1.0
+    losses, pullback = jax.vjp(lambda x: jaxloss.lovasz_hinge_loss(x, labels), X[..., 0])
+    slopes = pullback(jnp.ones_like(losses))[0]
+    for part in (losses, slopes):
+        assert np.all(np.isnan(part[0])) and np.all(np.isfinite(part[1]))
+    got, want = (both(jaxloss.lovasz_hinge_loss, X[..., 0], y, where=KEEP) for y in (labels, np.where(KEEP, labels, 0)))
+    assert np.isfinite(got[0]) and not np.asarray(got[1])[~KEEP].any()
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32])
+def test_indices_of_any_integer_dtype(dtype):
+    x = RNG.standard_normal((1, 4, 200)).astype(np.float32)
+    y = np.array([[0, 3, 100, 127]])
+    for fn in (jaxloss.dice_loss, jaxloss.lovasz_softmax_loss):
+        np.testing.assert_array_equal(fn(x, y.astype(dtype)), fn(x, y.astype(np.int32)))
+
+
+@pytest.mark.parametrize("dtype, index", [(bool, 255), (np.uint8, -100), (np.int8, 255)])
+def test_an_index_that_no_label_can_be(dtype, index):
+    y = (Y == 1).astype(dtype)
+    for fn, x in ((jaxloss.lovasz_hinge_loss, X[..., 0]), (jaxloss.dice_loss, X[..., :1])):
+        np.testing.assert_array_equal(fn(x, y, ignore_index=index), fn(x, y))
+    if dtype is not bool:
+        np.testing.assert_array_equal(jaxloss.dice_loss(X, y, ignore_index=index), jaxloss.dice_loss(X, y))
+
+
+@pytest.mark.parametrize("variant", ["plain", "generalized", "distance", "complete"])
+def test_boxes_that_are_nan(variant):
+    """The gradient is NaN too, and that of other boxes is not; nor is that of dropped ones."""
+    a = np.array([[np.nan, 0.0, 1.0, 1.0], BOX], np.float32)
+    b = np.array([BOX, BOX + 0.25], np.float32)
+
+    def slopes(a, b, **options):
+        total = lambda *boxes: jnp.sum(jaxloss.iou_loss(*boxes, variant=variant, **options))  # noqa: E731
+        return np.asarray(jax.grad(total, (0, 1))(a, b))
+
+    for given in ((a, b), (b, a)):
+        found = slopes(*given)
+        assert np.all(np.isnan(found[:, 0])) and np.all(np.isfinite(found[:, 1]))
+        assert not slopes(*given, where=np.array([False, True]))[:, 0].any()
+
+
+@pytest.mark.parametrize("variant", ["plain", "generalized", "distance", "complete"])
+def test_boxes_as_large_as_can_be(variant):
+    """Their differences would be infinite."""
+    a, b = np.array([-0.9, -0.5, 0.9, 0.7]), np.array([-0.3, -0.9, 0.8, 0.9])
+    largest = np.finfo(np.float32).max
+    want = jaxloss.iou_loss(a.astype(np.float32), b.astype(np.float32), variant=variant)
+    got = jaxloss.iou_loss((largest * a).astype(np.float32), (largest * b).astype(np.float32), variant=variant)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @of_pixels
@@ -233,6 +338,7 @@ def torch_boxes(torch, a, b):
     (lambda: jaxloss.dice_loss(X, HOT[..., 0]), TypeError, "integer class indices"),
     (lambda: jaxloss.dice_loss(Y, Y), TypeError, "predictions must have a floating-point dtype"),
     (lambda: jaxloss.dice_loss(X, HOT, ignore_index=0), ValueError, "use where"),
+    (lambda: jaxloss.dice_loss(X[..., :1], HOT[..., :1], ignore_index=0), ValueError, "use where"),
     (lambda: jaxloss.dice_loss(X, Y, axis=3), ValueError, "names the class axis"),
     (lambda: jaxloss.dice_loss(X, Y, smooth=-1.0), ValueError, "smooth must be in"),
     (lambda: jaxloss.dice_loss(X, Y, reduction="max"), ValueError, "reduction must be one of"),

@@ -60,7 +60,8 @@ def sigmoid_focal_loss(
     [ 0.12253226 37.5       ]
     """
     fn = "sigmoid_focal_loss"
-    checks.in_range(fn, "alpha", alpha, 0, 1)
+    if alpha is not None:
+        checks.in_range(fn, "alpha", alpha, 0, 1)
     checks.in_range(fn, "gamma", gamma, 0, math.inf, open_high=True)
     operands = {"logits": logits, "labels": labels, "alpha": alpha, "gamma": gamma}
     return elementwise(fn, _focal, where, weights, reduction, **operands)

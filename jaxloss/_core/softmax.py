@@ -86,7 +86,8 @@ def scores(s: Scores, axis: int) -> Array:
         z = z if s.mask is None else jnp.where(s.mask, z, 0)
         z = z if s.keep is None else jnp.where(jnp.expand_dims(s.keep, axis), z, 0)
     if s.temperature is not None:
-        z = _where_finite(z, lambda x: x / s.temperature.astype(z.dtype), z)
+        temperature = s.temperature.astype(z.dtype)
+        z = _where_finite(z, lambda x: x / temperature, z)
     if s.softcap is not None:
         cap = s.softcap.astype(z.dtype)
         z = _where_finite(z, lambda x: cap * jnp.tanh(x / cap), jnp.where(z > 0, cap, -cap))

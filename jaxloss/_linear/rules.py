@@ -245,7 +245,7 @@ def add_gradient(
 
 
 def finished(plan: Plan, total: Operands, x: Operands, convert: Any = as_operand) -> Operands:
-    """In the dtypes that `convert` gives. All devices of a vocabulary have the hidden states, whose gradients add up."""
+    """In the dtypes of `convert`. All devices of a vocabulary have the hidden states: their gradients add up."""
     hidden = total.hidden
     if hidden is not None and plan.wanted.over is not None:
         total = total._replace(hidden=lax.psum(hidden, plan.wanted.over))

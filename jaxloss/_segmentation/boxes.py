@@ -135,7 +135,21 @@ def _span(a1: Array, a2: Array, b1: Array, b2: Array) -> _Span:
 def _losses(variant: str, constant_tradeoff: bool, a: Array, b: Array, keep: Array | None) -> Array:
     a, b = (fill(keep, box) for box in promote(a, b))
     undefined = jnp.any(jnp.isnan(a) | jnp.isnan(b), -1)
-    return jnp.where(undefined, jnp.nan, _of_boxes(variant, constant_tradeoff, a, b))
+    unit = _unit(a, b)
+    return jnp.where(undefined, _undefined(undefined, a, b), _of_boxes(variant, constant_tradeoff, unit * a, unit * b))
+
+
+def _unit(a: Array, b: Array) -> Array:
+    """1, or 1/4 for boxes so large that a difference of coordinates, or the sum of two, would be infinite."""
+    large = jnp.maximum(jnp.abs(a), jnp.abs(b)) > jnp.finfo(a.dtype).max / 4
+    return jnp.where(jnp.any(large, -1, keepdims=True), jnp.asarray(0.25, a.dtype), 1)
+
+
+def _undefined(undefined: Array, a: Array, b: Array) -> Array:
+    """NaN that has NaN as the derivative by each coordinate, of which a constant would have 0."""
+    rows = undefined[..., None]
+    factor = jnp.where(rows, jnp.nan, 0)
+    return jnp.sum(factor * (jnp.where(rows, a, 0) + jnp.where(rows, b, 0)), -1)
 
 
 def _of_boxes(variant: str, constant_tradeoff: bool, a: Array, b: Array) -> Array:

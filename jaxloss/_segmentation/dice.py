@@ -46,7 +46,8 @@ def dice_loss(
         `-inf` rules a class out. With `apply_softmax=False`: probabilities.
       targets: the shape of the predictions, 1 for the class of a pixel and 0 for the others (or between), any real or
         boolean dtype; or class indices without the class axis, in [0, classes): outside of it the losses are NaN, and
-        `checkify` with `user_checks` reports it.
+        `checkify` with `user_checks` reports it. For `[..., 1]`, with or without the class axis, so are integers other
+        than 0 and 1. Floating targets are not checked.
       smooth: $s \ge 0$. With 0 a class that is neither predicted nor there has loss 0, with zero gradient.
       alpha: $\alpha \ge 0$, what a false positive counts.
       beta: $\beta \ge 0$, what a false negative counts.
@@ -58,7 +59,7 @@ def dice_loss(
       where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
         the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
@@ -110,11 +111,12 @@ def binary_dice_loss(
     Args:
       predictions: logits `[batch, *pixels]` or `[batch, *pixels, 1]`, of which a sigmoid is taken. With
         `apply_sigmoid=False`: probabilities.
-      targets: 1 or 0, or between, any real or boolean dtype, with or without the last axis of length 1.
+      targets: 1 or 0, or between, any real or boolean dtype, with or without the last axis of length 1. Integers other
+        than 0 and 1 give NaN, and `checkify` with `user_checks` reports them. Floating targets are not checked.
       smooth: $s \ge 0$. With 0 an image with nothing predicted and nothing there has loss 0, with zero gradient.
       apply_sigmoid: whether predictions are logits.
       where: pixels to keep, `[batch, *pixels]`. What is dropped adds 0 to value and gradient, even if NaN.
-      weights: multiply the pixels, broadcast to `[batch, *pixels]`.
+      weights: multiply the pixels, broadcast to `[batch, *pixels]`. Both may have a last axis of length 1.
 
     Returns:
       One loss for each image, `[batch]`, in [0, 1]; at least float32.
@@ -169,14 +171,15 @@ def multiclass_generalized_dice_loss(
         `apply_softmax=False`: probabilities.
       targets: the shape of the predictions, 1 for the class of a pixel and 0 for the others (or between), any real or
         boolean dtype; or class indices without the class axis, in [0, classes): outside of it the loss is NaN, and
-        `checkify` with `user_checks` reports it.
+        `checkify` with `user_checks` reports it. For `[..., 1]`, with or without the class axis, so are integers other
+        than 0 and 1. Floating targets are not checked.
       smooth: $s \ge 0$ of `dice_loss`.
       apply_softmax: whether predictions are logits.
       ignore_background: leave out the first class, if it is not the only one.
       where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels. What is
         dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
 
     Returns:
       A scalar; at least float32.

@@ -44,29 +44,46 @@ def images(
     keep, _ = masks(fn, where, x.shape, (x.ndim - 1,), "predictions")
     if t.ndim == x.ndim:
         checks.same_shape(fn, "targets", t, x.shape, "predictions")
-        if ignore_index is not None:
-            raise ValueError(
-                f"{fn}: ignore_index needs targets that are class indices, without the class axis; use where"
-            )
+        keep = _known(fn, t, keep, ignore_index)
     else:
         t = checks.same_shape(fn, "targets", t, x.shape[:-1], "predictions, or theirs without the class axis")
         t, keep = _indices(fn, t, x.shape[-1], keep, ignore_index)
     if weights is not None:
         w = checks.number(fn, "weights", weights)
+        w = w[..., 0] if x.shape[-1] == 1 and w.ndim == x.ndim and w.shape[-1] == 1 else w
         weights = checks.broadcast(fn, "weights", w, x.shape[:-1], "predictions without the class axis")[..., None]
     activation: Activation = ("sigmoid" if x.shape[-1] == 1 else "softmax") if from_logits else None
     return Images(activation, summed_axes(fn, axis, x.ndim), x, t, keep, weights)
 
 
+def _known(fn: str, t: Array, keep: Array | None, ignore_index: int | None) -> Array | None:
+    """What to keep of weights of classes. Of one class, integers are as good as indices: 1 for it, 0 for the rest."""
+    if t.shape[-1] == 1 and not jnp.issubdtype(t.dtype, jnp.floating):
+        keep = _without(fn, t, keep, ignore_index)
+        require_classes(fn, fill(keep, t.astype(jnp.int32)), 2)
+    elif ignore_index is not None:
+        raise ValueError(
+            f"{fn}: ignore_index needs targets that are class indices, or integers of one class, got {t.dtype} "
+            f"of shape {t.shape}; use where"
+        )
+    return keep
+
+
+def _without(fn: str, t: Array, keep: Array | None, ignore_index: int | None) -> Array | None:
+    """`keep` without the pixels, `[..., 1]`, that have this index."""
+    if ignore_index is None:
+        return keep
+    known = ~checks.is_index(fn, t, ignore_index)
+    return known if keep is None else keep & known
+
+
 def _indices(fn: str, t: Array, classes: int, keep: Any, ignore_index: int | None) -> tuple[Array, Array | None]:
     if not jnp.issubdtype(t.dtype, jnp.integer):
         raise TypeError(f"{fn}: targets without a class axis must be integer class indices, got {t.dtype}")
-    if ignore_index is not None:
-        valid = (t != jnp.asarray(ignore_index, t.dtype))[..., None]
-        keep = valid if keep is None else keep & valid
+    keep, t = _without(fn, t[..., None], keep, ignore_index), checks.wide(t)
     t = t if keep is None else fill(jnp.any(keep, -1), t)
     require_classes(fn, t, classes)
-    return t.astype(jnp.int32), keep
+    return t, keep
 
 
 def summed_axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:

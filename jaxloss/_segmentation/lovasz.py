@@ -18,7 +18,7 @@ from jax import lax
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.precision import compute_dtype, cotangent, upcast
+from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.row_masks import masks
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
@@ -53,7 +53,8 @@ def lovasz_softmax_loss(
       predictions: logits `[batch, *pixels, classes]`, of which a softmax is taken, or for `[..., 1]` a sigmoid;
         `-inf` rules a class out. With `from_logits=False`: probabilities.
       targets: class indices `[batch, *pixels]`, in [0, classes), outside of it the losses are NaN, and `checkify` with
-        `user_checks` reports it; or the same one-hot. With one class, 1 or 0.
+        `user_checks` reports it; or the same one-hot, any real or boolean dtype, where more than half counts as 1 and
+        which have no gradient. For `[..., 1]` 1 or 0, with or without the class axis; other integers count as outside.
       classes: which are counted: those `"present"` in the targets of the image, as in the authors' code, or `"all"`.
         For an absent class the loss is its largest probability.
       from_logits: whether predictions are logits.
@@ -62,7 +63,7 @@ def lovasz_softmax_loss(
       axis: the axes of the pixels; `None` for all but the first and the last. With the first axis among them a batch
         counts as one image, which is the default of the authors' code.
       where: pixels to keep, `[batch, *pixels]`. What is dropped adds 0 to value and gradient, even if NaN.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
       reduction: over the classes that are counted: `"mean"`, `"sum"` or `"none"`, where the others are 0.
 
     Returns:
@@ -70,8 +71,8 @@ def lovasz_softmax_loss(
       least float32.
 
     Raises:
-      TypeError: predictions are not floating-point, targets not integer, or `where` not boolean.
-      ValueError: a shape does not fit the predictions, or an unknown option.
+      TypeError: predictions not floating-point, targets without a class axis not integer, or `where` not boolean.
+      ValueError: a shape does not fit the predictions, `ignore_index` with one-hot targets, or an unknown option.
 
     Reference: Berman, Triki, Blaschko, "The Lovász-Softmax Loss" (2018).
 
@@ -87,8 +88,8 @@ def lovasz_softmax_loss(
     losses = _of_classes(activation, axes, x, t, keep)
     counted = None
     if classes == "present":
-        truth = fill(keep, as_weights(t, jnp.zeros(x.shape, losses.dtype))) > 0.5
-        counted = jnp.any(truth, axes)
+        weights = fill(keep, as_weights(t, jnp.zeros(x.shape, losses.dtype)))
+        counted = jnp.any(~(weights <= 0.5), axes)  # NaN too: what is unknown is not absent
     return over_classes(fn, losses, class_weights, reduction, ignore_background, counted)
 
 
@@ -169,23 +170,29 @@ def lovasz_hinge_loss(
     axes = summed_axes(fn, 0 if axis is None and x.ndim == 1 else axis, x.ndim + 1)
     keep, rows = masks(fn, where, x.shape, axes, "logits")
     if ignore_index is not None:
-        known = y != jnp.asarray(ignore_index, y.dtype)
+        known = ~checks.is_index(fn, y, ignore_index)
         keep = known if keep is None else keep & known
         rows = jnp.any(keep, axes)
-    truth = fill(keep, y.astype(compute_dtype(y))) >= 0.5
-    losses = _of_hinges(axes, x, truth, keep)
+    losses = _of_hinges(axes, x, _sides(y, keep), keep)
     return reduce(losses, where=rows, weights=weights, reduction=reduction, fn=fn)
 
 
-def _hinges(x: Array, truth: Array, keep: Array | None) -> Array:
-    x = fill(keep, upcast(x))
+def _sides(y: Array, keep: Array | None) -> Array:
+    """1 for the foreground, 0 for the rest and -1 where a label is NaN: what is kept is a byte for each pixel."""
+    y = fill(keep, upcast(y))
+    return (y >= 0.5).astype(jnp.int8) - jnp.isnan(y).astype(jnp.int8)
+
+
+def _hinges(x: Array, sides: Array, keep: Array | None) -> tuple[Array, Array]:
+    """And which pixels are foreground. A pixel on neither side makes its hinge NaN."""
+    x, truth = fill(keep, upcast(x)), sides == 1
     hinges = 1 - jnp.where(truth, x, -x)
-    return jnp.where(hinges <= 0, 0, hinges)
+    return jnp.where(sides < 0, jnp.nan, jnp.where(hinges <= 0, 0, hinges)), truth
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
-def _of_hinges(axes: tuple[int, ...], x: Array, truth: Array, keep: Array | None) -> Array:
-    return _extension(_hinges(x, truth, keep), truth, keep, axes)
+def _of_hinges(axes: tuple[int, ...], x: Array, sides: Array, keep: Array | None) -> Array:
+    return _extension(*_hinges(x, sides, keep), keep, axes)
 
 
 def _of_hinges_fwd(axes: tuple[int, ...], *operands: Any) -> tuple[Array, Any]:
@@ -194,9 +201,10 @@ def _of_hinges_fwd(axes: tuple[int, ...], *operands: Any) -> tuple[Array, Any]:
 
 def _of_hinges_bwd(axes: tuple[int, ...], operands: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: as for classes.
-    x, truth, keep = operands
-    hinges = _hinges(x, truth, keep)
-    slopes = jnp.expand_dims(g, axes) * jnp.where(hinges == 0, 0, _slopes(hinges, truth, keep, axes))
+    x, _, keep = operands
+    hinges, truth = _hinges(*operands)
+    slopes = _slopes(hinges, truth, keep, axes)
+    slopes = jnp.expand_dims(g, axes) * jnp.where((hinges == 0) & ~jnp.isnan(slopes), 0, slopes)
     return cotangent(jnp.where(truth, -slopes, slopes), x), None, None
 
 
@@ -219,11 +227,13 @@ def _extension(errors: Array, truth: Array, keep: Array | None, axes: tuple[int,
 
 
 def _slopes(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
-    """Of the extension, by the errors."""
+    """Of the extension, by the errors: NaN for all that are kept where one is NaN, as the extension is."""
     found = _sorted(errors, truth, keep, axes)
     steps = lax.sort((found.place, found.steps), dimension=-1, num_keys=1)[1]
     shape = jnp.moveaxis(errors, axes, _ends(axes)).shape
-    return lax.stop_gradient(jnp.moveaxis(steps.reshape(shape), _ends(axes), axes))
+    steps = jnp.moveaxis(steps.reshape(shape), _ends(axes), axes)
+    undefined = jnp.any(jnp.isnan(errors), axes, keepdims=True)
+    return lax.stop_gradient(fill(keep, jnp.where(undefined, jnp.nan, steps)))
 
 
 def _ends(axes: tuple[int, ...]) -> tuple[int, ...]:

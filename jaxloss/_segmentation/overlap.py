@@ -60,8 +60,13 @@ def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: A
 
 
 def as_weights(t: Array, p: Array) -> Array:
-    """Class indices become one-hot; weights of classes stay."""
-    return t.astype(p.dtype) if t.ndim == p.ndim else one_hot(t, p)
+    """Class indices become one-hot; weights of classes stay. Of one class, integers must be 1 or 0, else NaN."""
+    if t.ndim < p.ndim:
+        return one_hot(t, p)
+    weights = t.astype(p.dtype)
+    if p.shape[-1] > 1 or not jnp.issubdtype(t.dtype, jnp.integer):
+        return weights
+    return jnp.where((t == 0) | (t == 1), weights, jnp.nan)
 
 
 def _rows(keep: Array | None) -> Array | None:

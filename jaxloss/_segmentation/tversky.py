@@ -46,7 +46,8 @@ def tversky_loss(
         `-inf` rules a class out. With `from_logits=False`: probabilities.
       targets: the shape of the predictions, 1 for the class of a pixel and 0 for the others (or between), any real or
         boolean dtype; or class indices without the class axis, in [0, classes): outside of it the losses are NaN, and
-        `checkify` with `user_checks` reports it.
+        `checkify` with `user_checks` reports it. For `[..., 1]`, with or without the class axis, so are integers other
+        than 0 and 1. Floating targets are not checked.
       smooth: $s \ge 0$. With 0 a class that is neither predicted nor there has loss 0, with zero gradient.
       alpha: $\alpha \ge 0$, what a false positive counts.
       beta: $\beta \ge 0$, what a false negative counts.
@@ -58,7 +59,7 @@ def tversky_loss(
       where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
         the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
@@ -120,7 +121,8 @@ def focal_tversky_loss(
         `-inf` rules a class out. With `from_logits=False`: probabilities.
       targets: the shape of the predictions, 1 for the class of a pixel and 0 for the others (or between), any real or
         boolean dtype; or class indices without the class axis, in [0, classes): outside of it the losses are NaN, and
-        `checkify` with `user_checks` reports it.
+        `checkify` with `user_checks` reports it. For `[..., 1]`, with or without the class axis, so are integers other
+        than 0 and 1. Floating targets are not checked.
       smooth: $s \ge 0$. With 0 a class that is neither predicted nor there has loss 0, with zero gradient.
       alpha: $\alpha \ge 0$, what a false positive counts.
       beta: $\beta \ge 0$, what a false negative counts.
@@ -133,7 +135,7 @@ def focal_tversky_loss(
       where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
         the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
@@ -193,7 +195,8 @@ def jaccard_loss(
         `-inf` rules a class out. With `from_logits=False`: probabilities.
       targets: the shape of the predictions, 1 for the class of a pixel and 0 for the others (or between), any real or
         boolean dtype; or class indices without the class axis, in [0, classes): outside of it the losses are NaN, and
-        `checkify` with `user_checks` reports it.
+        `checkify` with `user_checks` reports it. For `[..., 1]`, with or without the class axis, so are integers other
+        than 0 and 1. Floating targets are not checked.
       smooth: $s \ge 0$. With 0 a class that is neither predicted nor there has loss 0, with zero gradient.
       from_logits: whether predictions are logits.
       class_weights: multiply the losses of the classes, `[classes]`; a mean still divides by the number of classes.
@@ -203,7 +206,7 @@ def jaccard_loss(
       where: pixels to keep, of the shape of the predictions without the class axis; or classes of pixels, over which
         the softmax is renormalised. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the pixels, broadcast to the shape of the predictions without the class axis.
-      ignore_index: pixels with this class index are dropped.
+      ignore_index: pixels with this class index are dropped; for `[..., 1]`, with this integer as target.
       reduction: over the classes: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
