@@ -145,8 +145,7 @@ def softmax_cross_entropy(
     >>> print(softmax_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.25, 0.75]])))
     [0.6931472]
     """
-    fn = "softmax_cross_entropy"
-    rows = Rows(fn, "logits", logits, axis, where, axis_name)
+    rows = Rows("softmax_cross_entropy", "logits", logits, axis, where, axis_name)
     options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
     return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
 
@@ -159,11 +158,17 @@ def safe_softmax_cross_entropy(
     axis: Axis | None = -1,
     where: Bool[ArrayLike, "..."] | None = None,
     weights: Num[ArrayLike, "..."] | None = None,
+    class_weights: Num[ArrayLike, "classes"] | None = None,
+    label_smoothing: float | Array = 0.0,
+    z_loss: float | Array = 0.0,
+    logit_softcap: float | Array | None = None,
+    temperature: float | Array = 1.0,
+    axis_name: str | tuple[str, ...] | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     r"""Cross-entropy of label distributions with $0\cdot\infty = 0$: the name that optax gives to its safe variant.
 
-    `softmax_cross_entropy` is safe already, and has more options; this is the same function.
+    `softmax_cross_entropy` is safe already; this is the same function.
 
     Args:
       logits: raw scores. `-inf` rules a class out.
@@ -171,6 +176,12 @@ def safe_softmax_cross_entropy(
       axis: the class axis; several, or `None` for all, form one class axis.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep.
       weights: multiply the losses of the rows.
+      class_weights: multiply the terms of the classes.
+      label_smoothing: $\alpha$ in [0, 1], spread over the $K$ classes that are kept.
+      z_loss: $z$, the weight of the squared log-normaliser.
+      logit_softcap: $s$, to use $s \tanh(x/s)$ for $x$.
+      temperature: $T$, to use $x/T$ for $x$ (before the softcap).
+      axis_name: inside `jax.shard_map`, the mesh axes that split the classes.
       reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
 
     Returns:
@@ -178,15 +189,16 @@ def safe_softmax_cross_entropy(
 
     Raises:
       TypeError: logits are not floating-point or `where` not boolean.
-      ValueError: a shape does not fit the logits, or there are no classes.
+      ValueError: a shape does not fit the logits, there are no classes, or an option is out of its range.
 
     Reference: Goodfellow, Bengio, Courville, "Deep Learning" (2016), section 6.2.2.3.
 
     >>> print(safe_softmax_cross_entropy(jnp.array([[0.0, 0.0, -jnp.inf]]), jnp.array([[0.5, 0.5, 0.0]])))
     [0.6931472]
     """
-    rows = Rows("safe_softmax_cross_entropy", "logits", logits, axis, where)
-    return rows.cross_entropy(rows.distribution(labels), weights=weights, reduction=reduction)
+    rows = Rows("safe_softmax_cross_entropy", "logits", logits, axis, where, axis_name)
+    options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
+    return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
 
 
 @loss()

@@ -192,7 +192,7 @@ CASES = [
     _dense(
         jaxloss.safe_softmax_cross_entropy,
         "safe_softmax_cross_entropy",
-        {"rows kept": {"where": rows_kept}, "two axes": {"axis": (0, 2)}},
+        {n: _LABEL_OPTIONS[n] for n in ("rows kept", "two axes", "everything")},
     ),
     Case(
         jaxloss.nll_loss,

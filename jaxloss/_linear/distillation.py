@@ -76,7 +76,7 @@ def linear_distillation_loss(
       reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand and their gradients; by default those of both kernels, at least 64
-        MiB.
+        MiB. Where XLA divides the program between devices there is one chunk, all of it divided.
 
     Returns:
       A scalar, or one divergence for each token; at least float32. Gradients have the dtype of their argument and are

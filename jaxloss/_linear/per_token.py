@@ -74,7 +74,7 @@ def linear_loss(
       reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand and their gradient, beside what `loss_fn` needs; by default those of
-        the kernel, at least 64 MiB.
+        the kernel, at least 64 MiB. Where XLA divides the program between devices there is one chunk, itself divided.
 
     Returns:
       A scalar, or one loss for each token; at least float32. Gradients have the dtype of their argument and are added
