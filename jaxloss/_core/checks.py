@@ -54,7 +54,7 @@ def labels(fn: str, arg: str, value: Any) -> Array:
         soft = jnp.issubdtype(x.dtype, jnp.floating)
         hint = "; for one-hot or soft targets use softmax_cross_entropy" if soft else ""
         raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
-    return wide(x)
+    return x
 
 
 def wide(x: Array) -> Array:

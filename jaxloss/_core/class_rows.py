@@ -60,7 +60,7 @@ class Rows:
         return count if self.over is None else jax.lax.psum(count, self.over)
 
     def labels(self, labels: Any, ignore_index: int | None) -> Array:
-        y = checks.labels(self.fn, "labels", labels)
+        y = checks.wide(checks.labels(self.fn, "labels", labels))
         y = checks.broadcast(self.fn, "labels", y, self.batch, f"{self.arg} without the class axis")
         if ignore_index is not None:
             kept = ~checks.is_index(self.fn, y, ignore_index)
@@ -73,8 +73,6 @@ class Rows:
         t = checks.number(self.fn, "labels", labels)
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
-        if self.mask is not None:  # a weight on a class that is ruled out makes the loss infinite; else it is dropped
-            t = jnp.where(self.mask | (t > 0), t, 0)
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
 
     def small_targets(self, labels: Any) -> Array:
@@ -173,6 +171,7 @@ def one_hot(labels: Array, like: Array) -> Array:
 
 def require_classes(fn: str, labels: Array, classes: int) -> None:
     """For `checkify` with `user_checks`; free when not asked for."""
+    labels = checks.wide(labels)
     checkify.debug_check(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
 
 

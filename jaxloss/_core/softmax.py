@@ -185,8 +185,17 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
 
 def _target_weight(x: _AtHand) -> Array:
     assert x.target is not None
-    t = x.target.astype(x.top.dtype)
+    t = target_weights(x.target, x.s, x.top.dtype)
     return t if x.class_weights is None else t * x.class_weights
+
+
+def target_weights(target: Array, s: Scores, dtype: Any) -> Array:
+    return where_counted(target, s, target.astype(dtype))
+
+
+def where_counted(target: Array, s: Scores, x: Array) -> Array:
+    """`x`, but 0 at a class that is ruled out, unless it has a weight: that makes the loss infinite."""
+    return x if s.mask is None else jnp.where(s.mask | (target > 0), x, 0)
 
 
 def _spread_weight(x: _AtHand) -> Array:
@@ -247,9 +256,9 @@ def slopes(
         to_scores = g_cross * jnp.where(stable.is_label(z, target.label, axis), at_label, p)
     elif g_cross is not None:
         assert target.weights is not None and row.mass is not None
-        t, c_or_1 = target.weights.astype(z.dtype), 1.0 if c is None else c
+        t, c_or_1 = target_weights(target.weights, s, z.dtype), 1.0 if c is None else c
         to_scores = g_cross * mixture_slope(z, stats, p, t * c_or_1, jnp.expand_dims(row.mass, axis), axis)
-        to_target = cotangent(g_cross * c_or_1 * gap, target.weights)
+        to_target = cotangent(g_cross * c_or_1 * where_counted(target.weights, s, gap), target.weights)
         to_classes = g_cross * t * gap
     if g_spread is not None:
         assert row.spread_mass is not None

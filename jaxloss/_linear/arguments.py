@@ -120,6 +120,7 @@ class Problem:
             self.weights = y if self.keep is None else fill(self.keep[:, None], y)
             return
         y = checks.broadcast(fn, "labels", checks.labels(fn, "labels", y), head.batch, "tokens").reshape(self.n)
+        y = checks.wide(y)
         if ignore_index is not None:
             kept = ~checks.is_index(fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept

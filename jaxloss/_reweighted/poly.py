@@ -12,7 +12,17 @@ from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import cotangent
-from jaxloss._core.softmax import Scores, along, mixture_slope, score_stats, scores, scores_and_pull, times
+from jaxloss._core.softmax import (
+    Scores,
+    along,
+    mixture_slope,
+    score_stats,
+    scores,
+    scores_and_pull,
+    target_weights,
+    times,
+    where_counted,
+)
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
 
@@ -86,7 +96,8 @@ def _forward(axis: int, s: Scores, target: Array, class_weights: Array | None, e
 
     def terms(x: _AtHand) -> tuple[Array, Array, Array]:
         z = scores(x.s, axis)
-        weight = x.target.astype(z.dtype) if x.class_weights is None else x.target.astype(z.dtype) * x.class_weights
+        t = target_weights(x.target, x.s, z.dtype)
+        weight = t if x.class_weights is None else t * x.class_weights
         gap, chance = _gap_and_miss(z, x.stats, axis)
         return weight, times(weight, gap), weight * chance
 
@@ -109,13 +120,13 @@ def _backward(axis: int, residuals: Any, g: Array) -> Any:
     z, pull = scores_and_pull(s, axis)
     stats, mass, miss = row.stats, jnp.expand_dims(row.mass, axis), jnp.expand_dims(row.miss, axis)
     c, e, g_row = along(class_weights, z, axis), jnp.asarray(epsilon, z.dtype), jnp.expand_dims(g, axis)
-    t = target.astype(z.dtype)
+    t = target_weights(target, s, z.dtype)
     weight = t if c is None else t * c
     p = stable.softmax(z, stats, axis)
     to_scores = mixture_slope(z, stats, p, weight, mass, axis) - e * p * ((weight - mass) + miss)
     gap, chance = _gap_and_miss(z, stats, axis)
     cost = jnp.minimum(gap, jnp.finfo(z.dtype).max) + jnp.expand_dims(jnp.log1p(stats.rest), axis) + e * chance
-    to_target = cotangent(g_row * (cost if c is None else c * cost), target)
+    to_target = cotangent(g_row * where_counted(target, s, cost if c is None else c * cost), target)
     to_classes = None
     if class_weights is not None:
         others = tuple(i for i in range(z.ndim) if i != axis)

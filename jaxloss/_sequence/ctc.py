@@ -165,7 +165,7 @@ class _Batch:
             raise ValueError(f"{fn}: logits must have the shape [*batch, frames, classes], got {x.shape}")
         self.shape = x.shape[:-2]
         self.blank = _class_of_blank(fn, blank, x.shape[-1])
-        y = checks.labels(fn, "labels", labels)
+        y = checks.wide(checks.labels(fn, "labels", labels))
         if y.shape[:-1] != self.shape or y.ndim == 0:
             raise ValueError(f"{fn}: labels must have the shape {(*self.shape, 'labels')}, got {y.shape}")
         padded_frames = _padding(fn, "logit_paddings", logit_paddings, x.shape[:-1], "logits without the class axis")
