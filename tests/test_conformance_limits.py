@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import ALIASES, CASES, apart
+from registry import ALIASES, BY_NAME, CASES, KINDS, apart
 
 import jaxloss
 from jaxloss._testing.subject import jit_once
@@ -123,12 +123,13 @@ def test_hessian_of_confident_rows(case, gap):
 
 
 MEASURED = [c for c in CASES if c.kind != "total" and c.name not in ALIASES]
+OF_EACH_KIND, OTHERS = ([c for c in MEASURED if (c.name in KINDS) == there] for there in (True, False))
 
 
-def measured_temporaries():
+def measured_temporaries(names):
     """XLA's own count for the compiled value and gradient, beyond arguments and results, in sizes of the prediction."""
     found = {}
-    for case in MEASURED:
+    for case in (BY_NAME[name] for name in names):
         made = case.arguments(shape=(2048, 4096))
         for dtype in map(jnp.dtype, DTYPES):
             args = [jax.ShapeDtypeStruct(a.shape, dtype if a.dtype.kind == "f" else a.dtype) for a in made]
@@ -139,25 +140,28 @@ def measured_temporaries():
     return found
 
 
-def temporaries_on_one_device():
+def temporaries_on_one_device(names):
     """The forms differ with the number of devices, and the suite runs on several."""
     flags = " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f)
     flags += " --xla_backend_optimization_level=0"  # which comes after the memory has been laid out
     paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(jaxloss.__file__))]
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
-    code = "import json, test_conformance_limits as t; print(json.dumps(t.measured_temporaries()))"
+    code = f"import json, test_conformance_limits as t; print(json.dumps(t.measured_temporaries({names})))"
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return json.loads(run.stdout)
 
 
-def test_temporaries():
+@pytest.mark.parametrize(
+    "cases", [OF_EACH_KIND, pytest.param(OTHERS, marks=pytest.mark.long)], ids=["one of each kind", "the others"]
+)
+def test_temporaries(cases):
     """None of the size of the input is the promise.
 
     XLA for the CPU does not fuse every rule with its sum. Where it does not, the case says how many arrays it keeps, so
-    that this cannot grow unseen. One test for all losses, as they are measured in one process.
+    that this cannot grow unseen. One test for many losses, as they are measured in one process.
     """
-    allowed = {f"{c.name} {d}": most + 0.1 for c in MEASURED for d, most in zip(DTYPES, c.temporaries, strict=True)}
-    found = temporaries_on_one_device()
+    allowed = {f"{c.name} {d}": most + 0.1 for c in cases for d, most in zip(DTYPES, c.temporaries, strict=True)}
+    found = temporaries_on_one_device([c.name for c in cases])
     assert found.keys() == allowed.keys()
     assert not {name: kept for name, kept in found.items() if kept > allowed[name]}
 
