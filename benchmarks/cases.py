@@ -136,11 +136,6 @@ def forward_probs(library: Any) -> Call:
     return lambda *args: jnp.mean(library.ctc_loss_with_forward_probs(*args)[0])
 
 
-def sparsemax_of_each(scores: Any, labels: Any) -> Any:
-    """Optax's takes one row."""
-    return jnp.mean(jax.vmap(optax.losses.multiclass_sparsemax_loss)(scores, labels))
-
-
 # Shapes by what has them.
 IMAGES = ("image classes", (1024, 1000))
 TOKENS = ("tokens", (4096, 8192))
@@ -208,7 +203,7 @@ LOSSES = [
     Loss("log_cosh", [NUMBERS], pair),
     Loss("multiclass_hinge_loss", [IMAGES], labelled),
     Loss("multiclass_perceptron_loss", [IMAGES], labelled),
-    Loss("multiclass_sparsemax_loss", [IMAGES], labelled, peer=sparsemax_of_each),
+    Loss("multiclass_sparsemax_loss", [IMAGES], labelled),
     Loss("make_fenchel_young_loss", [IMAGES], regions, of_softmax(jaxloss), of_softmax(optax.losses)),
     Loss("smooth_labels", [IMAGES], pair, smoothed(jaxloss), smoothed(optax.losses)),
     Loss("cosine_similarity", [EMBEDDINGS], pair, torch=lambda f, x, y: f.cosine_similarity(x, y).mean()),
