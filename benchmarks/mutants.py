@@ -103,9 +103,11 @@ def mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 def passes(package: pathlib.Path, tests: list[str]) -> bool:
     options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-n", str(os.cpu_count() or 1)]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
+    files = [str(ROOT / t) if t.startswith("tests/") else t for t in tests]
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, *files]
     settings = {**os.environ, "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, check=False).returncode == 0
+    # Python looks for the package in the working directory first.
+    return subprocess.run(command, cwd=package, env=settings, capture_output=True, check=False).returncode == 0
 
 
 def survives(package: pathlib.Path, name: str, source: str, tests: list[str]) -> bool:
