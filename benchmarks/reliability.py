@@ -17,7 +17,6 @@ from benchmarks.claims import finite_at_edges
 
 ROOT = pathlib.Path(__file__).parents[1]
 MUTANTS = ROOT / "benchmarks" / "results" / "mutants.json"
-EXAMPLES = 1500  # of hypothesis for each loss, in the long run; 25 in the short one (tests/conftest.py)
 
 
 def collected(*options: str) -> collections.Counter[tuple[str, str]]:
@@ -30,6 +29,12 @@ def collected(*options: str) -> collections.Counter[tuple[str, str]]:
 
 def of(tests: collections.Counter[tuple[str, str]], file: str, function: str = "") -> int:
     return sum(n for (f, t), n in tests.items() if re.fullmatch(file, f) and (not function or t == function))
+
+
+def examples() -> int:
+    """Of hypothesis for each loss, in the long run."""
+    settings = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8")
+    return int(re.findall(r'register_profile\("long".*max_examples=(\d+)', settings)[0])
 
 
 def main() -> int:
@@ -47,7 +52,7 @@ def main() -> int:
         "lines of MIGRATING.md, and optax's own tests": of(long, "test_(migrating|optax_suite)"),
         "all tests, long run": long.total(),
         "all tests, short run": short.total(),
-        "random arguments, long run": fuzzed * EXAMPLES,
+        "random arguments, long run": fuzzed * examples(),
     }
     if MUTANTS.exists():
         found = json.loads(MUTANTS.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +148,7 @@ def softmax_cross_entropy(
     """
     rows = Rows("softmax_cross_entropy", "logits", logits, axis, where, axis_name)
     options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
-    return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
+    return _of_distribution(rows, labels, options, weights, reduction)
 
 
 @loss()
@@ -198,6 +199,10 @@ def safe_softmax_cross_entropy(
     """
     rows = Rows("safe_softmax_cross_entropy", "logits", logits, axis, where, axis_name)
     options = (class_weights, label_smoothing, z_loss, logit_softcap, temperature)
+    return _of_distribution(rows, labels, options, weights, reduction)
+
+
+def _of_distribution(rows: Rows, labels: Any, options: tuple[Any, ...], weights: Any, reduction: str) -> Array:
     return rows.cross_entropy(rows.distribution(labels), *options, weights=weights, reduction=reduction)
 
 

@@ -62,22 +62,16 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
 
 
-def is_index(fn: str, labels: Array, index: Any, arg: str = "ignore_index") -> Array:
-    """Which labels are `index`. A number that their dtype does not hold, none is."""
-    if isinstance(index, bool | np.bool_) or not (np.ndim(index) == 0 and jnp.issubdtype(_dtype(index), jnp.integer)):
-        raise TypeError(f"{fn}: {arg} must be an int, got {index!r}; drop what a mask tells by where=")
-    if jnp.issubdtype(labels.dtype, jnp.floating) or isinstance(index, Array):
-        return labels == jnp.asarray(index).astype(labels.dtype)
-    if labels.dtype == jnp.bool_:
-        return labels == bool(index) if index in (0, 1) else jnp.zeros(labels.shape, jnp.bool_)
-    held = jnp.iinfo(labels.dtype)
-    if not held.min <= index <= held.max:
-        return jnp.zeros(labels.shape, jnp.bool_)
-    return labels == jnp.asarray(index, labels.dtype)
-
-
-def _dtype(value: Any) -> Any:
-    return value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+def is_index(fn: str, labels: Array, index: Any) -> Array:
+    """Which labels are the `ignore_index`. A number that their dtype does not hold, none is."""
+    known = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    if not known and not (isinstance(index, Array) and index.ndim == 0 and jnp.issubdtype(index.dtype, jnp.integer)):
+        raise TypeError(f"{fn}: ignore_index must be an int, got {index!r}; drop what a mask tells by where=")
+    if known and not jnp.issubdtype(labels.dtype, jnp.floating):
+        low, high = (0, 1) if labels.dtype == jnp.bool_ else (jnp.iinfo(labels.dtype).min, jnp.iinfo(labels.dtype).max)
+        if not low <= index <= high:
+            return jnp.zeros(labels.shape, jnp.bool_)
+    return labels == jnp.asarray(index).astype(labels.dtype)
 
 
 def no_gradient(fn: str, arg: str, x: Array) -> Array:
