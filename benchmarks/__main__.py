@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [--only TEXT] [--rounds N] [--output FOLDER]`: every loss against its peers.
 
-The peer is optax, or plain jax.numpy where optax has no such loss; PyTorch is measured too where it is installed. With
-`--output`, the data are written as JSON, and the table and a figure beside them.
+The peer is optax, or plain jax.numpy where optax has no such loss; PyTorch, and on JAX Keras and rax, are measured too
+where they are installed. With `--output`, the data are written as JSON, and the table and a figure beside them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     result = {"environment": environment(), "records": records}
     head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())
     print(f"{head}\n\n{NOTE}\n\n{table(records)}\n")
-    for key in ("time / peer", "time / torch"):
+    for key in ("time / peer", "time / torch", "time / keras"):
         graded = [r for r in records if r["mode"] == "value and gradient"]
         print(f"value and gradient, geometric mean of {key}: {geometric_mean(graded, key):.2f}")
     if args.output:

@@ -1,13 +1,14 @@
 """Which losses are measured, at which named real shapes, and what each is compared with.
 
 A case has one call for each implementation, of the same arguments and giving the mean: ours, optax's (or plain
-jax.numpy where optax has none), and PyTorch's, which gets `torch.nn.functional` and its tensors.
+jax.numpy where optax has none), and those of other libraries, which get their module of losses first: PyTorch's
+`torch.nn.functional`, with its own tensors, and for JAX Keras' `keras.losses` and `rax`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ class Case:
     make: Maker
     ours: Call
     peer: Call
-    torch: Call | None
+    others: Mapping[str, Call]  # "torch", "keras", "rax"
 
     def __str__(self) -> str:
         return f"{self.loss}, {self.use} {list(self.shape)} {self.dtype}"
@@ -161,6 +162,12 @@ class Loss(NamedTuple):
     ours: Call | None = None
     peer: Call | None = None
     torch: Call | None = None
+    keras: Call | None = None
+    rax: Call | None = None
+
+    def others(self) -> dict[str, Call]:
+        given = {"torch": self.torch, "keras": self.keras, "rax": self.rax}
+        return {name: call for name, call in given.items() if call is not None}
 
 
 LOSSES = [
@@ -169,8 +176,15 @@ LOSSES = [
         [TOKENS, VOCABULARY, IMAGES, SHORT, FEW, PIXELS],
         labelled,
         torch=lambda f, x, y: f.cross_entropy(x.reshape(-1, x.shape[-1]), y.reshape(-1)),
+        keras=lambda k, x, y: k.sparse_categorical_crossentropy(y, x, from_logits=True),
     ),
-    Loss("softmax_cross_entropy", [TOKENS, IMAGES], soft, torch=lambda f, x, y: f.cross_entropy(x, y)),
+    Loss(
+        "softmax_cross_entropy",
+        [TOKENS, IMAGES],
+        soft,
+        torch=lambda f, x, y: f.cross_entropy(x, y),
+        keras=lambda k, x, y: k.categorical_crossentropy(y, x, from_logits=True),
+    ),
     Loss("safe_softmax_cross_entropy", [IMAGES], soft),
     Loss("poly_loss_cross_entropy", [IMAGES], soft),
     Loss(
@@ -192,30 +206,60 @@ LOSSES = [
         [TAGS, NUMBERS],
         decisions,
         torch=lambda f, x, y: f.binary_cross_entropy_with_logits(x, y),
+        keras=lambda k, x, y: k.binary_crossentropy(y, x, from_logits=True),
     ),
-    Loss("sigmoid_focal_loss", [TAGS], decisions),
-    Loss("hinge_loss", [TAGS], signs),
+    Loss(
+        "sigmoid_focal_loss",
+        [TAGS],
+        decisions,
+        keras=lambda k, x, y: k.binary_focal_crossentropy(y, x, from_logits=True),
+    ),
+    Loss("hinge_loss", [TAGS], signs, keras=lambda k, x, y: k.hinge(y, x)),
     Loss("perceptron_loss", [TAGS], signs),
     Loss("sparsemax_loss", [TAGS], decisions),
     Loss("l2_loss", [NUMBERS], pair, torch=lambda f, x, y: f.mse_loss(x, y) / 2),
-    Loss("squared_error", [NUMBERS], pair, torch=lambda f, x, y: f.mse_loss(x, y)),
-    Loss("huber_loss", [NUMBERS], pair, torch=lambda f, x, y: f.huber_loss(x, y)),
-    Loss("log_cosh", [NUMBERS], pair),
+    Loss(
+        "squared_error",
+        [NUMBERS],
+        pair,
+        torch=lambda f, x, y: f.mse_loss(x, y),
+        keras=lambda k, x, y: k.mean_squared_error(y, x),
+    ),
+    Loss(
+        "huber_loss",
+        [NUMBERS],
+        pair,
+        torch=lambda f, x, y: f.huber_loss(x, y),
+        keras=lambda k, x, y: k.huber(y, x),
+    ),
+    Loss("log_cosh", [NUMBERS], pair, keras=lambda k, x, y: k.log_cosh(y, x)),
     Loss("multiclass_hinge_loss", [IMAGES], labelled),
     Loss("multiclass_perceptron_loss", [IMAGES], labelled),
     Loss("multiclass_sparsemax_loss", [IMAGES], labelled),
     Loss("make_fenchel_young_loss", [IMAGES], regions, of_softmax(jaxloss), of_softmax(optax.losses)),
     Loss("smooth_labels", [IMAGES], pair, smoothed(jaxloss), smoothed(optax.losses)),
     Loss("cosine_similarity", [EMBEDDINGS], pair, torch=lambda f, x, y: f.cosine_similarity(x, y).mean()),
-    Loss("cosine_distance", [EMBEDDINGS], pair, torch=lambda f, x, y: 1 - f.cosine_similarity(x, y).mean()),
+    Loss(
+        "cosine_distance",
+        [EMBEDDINGS],
+        pair,
+        torch=lambda f, x, y: 1 - f.cosine_similarity(x, y).mean(),
+        keras=lambda k, x, y: 1 + k.cosine_similarity(y, x),
+    ),
     Loss("triplet_margin_loss", [EMBEDDINGS], triplets, torch=lambda f, *x: f.triplet_margin_loss(*x)),
     Loss("ntxent", [EMBEDDINGS], grouped, plainly(jaxloss, "ntxent")),
     Loss("info_nce_loss", [EMBEDDINGS], pair, peer=plain.info_nce),
-    Loss("ranking_softmax_loss", [LISTS], relevance, plainly(jaxloss, "ranking_softmax_loss")),
+    Loss(
+        "ranking_softmax_loss",
+        [LISTS],
+        relevance,
+        plainly(jaxloss, "ranking_softmax_loss"),
+        rax=lambda r, x, y: r.softmax_loss(x, y),
+    ),
     Loss("dice_loss", [PIXELS], regions),
     Loss("multiclass_generalized_dice_loss", [PIXELS], regions, plainly(jaxloss, "multiclass_generalized_dice_loss")),
     Loss("binary_dice_loss", [MASKS], decisions, plainly(jaxloss, "binary_dice_loss")),
-    Loss("ctc_loss", [SPEECH], speech, torch=torch_ctc),
+    Loss("ctc_loss", [SPEECH], speech, torch=torch_ctc, keras=lambda k, x, _, y, __: k.ctc(y, x)),
     Loss("ctc_loss_with_forward_probs", [SPEECH], speech, forward_probs(jaxloss), forward_probs(optax.losses)),
 ]
 
@@ -225,6 +269,6 @@ def cases() -> list[Case]:
     for loss in LOSSES:
         for use, shape in loss.shapes:
             for dtype in ("float32", "bfloat16"):
-                calls = loss.ours or of_jaxloss(loss.name), loss.peer or plainly(optax.losses, loss.name), loss.torch
-                found.append(Case(loss.name, use, shape, dtype, loss.make, *calls))
+                calls = loss.ours or of_jaxloss(loss.name), loss.peer or plainly(optax.losses, loss.name)
+                found.append(Case(loss.name, use, shape, dtype, loss.make, *calls, loss.others()))
     return found

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+_ROUND = 0.02  # seconds that a round of a program takes at least, in not more than 32 calls
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -46,15 +48,22 @@ def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
 
 
 def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round for each program, one round of all before the next."""
+    """Seconds of a call in each round for each program, one round of all before the next. Short calls are repeated:
+    the time until a thread wakes up would be most of one."""
+
+    def timed(program: Program, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(program.run(*args))
+        return (time.perf_counter() - start) / calls
+
     for program in programs.values():
-        jax.block_until_ready(program.run(*args))
+        timed(program, 1)
+    calls = {name: max(1, min(32, int(_ROUND / timed(program, 1)))) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program.run(*args))
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(program, calls[name]))
     return seconds
 
 

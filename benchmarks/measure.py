@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,13 +31,28 @@ def floor(*args: jax.Array) -> Any:
     return total, slope
 
 
-def torch_program(case: Case, args: tuple[jax.Array, ...], mode: str) -> Program | None:
-    if case.torch is None or not importlib.util.find_spec("torch") or jax.default_backend() != "cpu":
-        return None
+def others(case: Case, args: tuple[jax.Array, ...], mode: str) -> dict[str, Program]:
+    """Those of other libraries that are installed."""
+    found = {}
+    for name, call in case.others.items():
+        if not importlib.util.find_spec(name):
+            continue
+        if name != "torch":
+            found[name] = jax_program(name, call, args, mode)
+        elif jax.default_backend() == "cpu":
+            found[name] = torch_program(call, args, mode)
+    return found
+
+
+def jax_program(name: str, call: Callable[..., Any], args: tuple[jax.Array, ...], mode: str) -> Program:
+    os.environ["KERAS_BACKEND"] = "jax"
+    losses = importlib.import_module({"keras": "keras.losses"}.get(name, name))
+    return compiled(MODES[mode](lambda *args: jnp.mean(call(losses, *args))), *args)
+
+
+def torch_program(call: Callable[..., Any], args: tuple[jax.Array, ...], mode: str) -> Program:
     import torch
     from torch.nn import functional
-
-    call = case.torch
 
     def tensor(x: jax.Array) -> torch.Tensor:
         half = x.dtype == jnp.bfloat16
@@ -63,8 +79,7 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
         programs = {"jaxloss": compiled(of(case.ours), *args), "peer": compiled(of(case.peer), *args)}
         if mode == "value and gradient":
             programs["floor"] = compiled(floor, *args)
-        if (torch := torch_program(case, args, mode)) is not None:
-            programs["torch"] = torch
+        programs |= others(case, args, mode)
         seconds = interleaved(programs, args, rounds)
         record: dict[str, Any] = {"case": str(case), "mode": mode, "rounds": rounds}
         record["residuals / prediction"] = residual_bytes(case.ours, *args) / args[0].nbytes
@@ -84,18 +99,24 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     lines = [
-        "| mean of | time / peer | time / torch | time / floor | bytes (peer) | temporaries (peer) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| mean of | time / peer | time / torch | time / keras | time / floor | bytes (peer) | temporaries (peer) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
         times = ["{:.2f} ({:.2f} to {:.2f})".format(*r["time / peer"])]
-        times += [f"{r[key][0]:.2f}" if key in r else "" for key in ("time / torch", "time / floor")]
+        times += [_time(r, name) for name in ("torch", "keras", "floor")]
         memory = [
             f"{r['jaxloss'][key]:{form}} ({r['peer'][key]:{form}})"
             for key, form in (("bytes / prediction", ".1f"), ("temporaries / prediction", ".0%"))
         ]
         lines.append("| " + " | ".join([f"{r['case']}, {r['mode']}", *times, *memory]) + " |")
     return "\n".join(lines)
+
+
+def _time(record: dict[str, Any], name: str) -> str:
+    if name == "keras" and "time / rax" in record:  # the other library on JAX, in the same column
+        return f"{record['time / rax'][0]:.2f} (rax)"
+    return f"{record[f'time / {name}'][0]:.2f}" if f"time / {name}" in record else ""
 
 
 def geometric_mean(records: list[dict[str, Any]], key: str) -> float:

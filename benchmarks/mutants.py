@@ -25,16 +25,22 @@ from benchmarks.harness import environment
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFORMANCE = ["tests/test_conformance.py", "tests/test_conformance_limits.py"]
+DIGITS = [*CONFORMANCE, "tests/test_conformance_accuracy.py"]
 # A file of rules, and the tests that should notice.
 TARGETS: dict[str, list[str]] = {
+    "_core/softmax.py": [*DIGITS, "tests/test_class_parallel.py", "-k", "softmax_cross_entropy or class_parallel"],
+    "_core/softmax_kl.py": [*DIGITS, "tests/test_divergence.py", "-k", "softmax_kl"],
+    "_divergence/probabilities.py": [*DIGITS, "-k", "kl_divergence and not softmax_kl and not sigmoid_kl"],
+    "_divergence/gaussian.py": [*DIGITS, "tests/test_divergence.py", "-k", "gaussian_kl"],
+    "_binary/cross_entropy.py": [*DIGITS, "-k", "sigmoid_binary_cross_entropy"],
     "_regression/quadratic.py": [*CONFORMANCE, "-k", "l2_loss or squared_error"],
     "_regression/absolute.py": [*CONFORMANCE, "-k", "huber or absolute_error or smooth_l1 or insensitive"],
     "_margin/decisions.py": [*CONFORMANCE, "-k", "hinge_loss or perceptron_loss or soft_margin or sparsemax_loss"],
     "_margin/classes.py": [*CONFORMANCE, "-k", "multiclass_hinge or multiclass_perceptron or multiclass_sparsemax"],
-    "_core/tempered.py": [*CONFORMANCE, "tests/test_conformance_accuracy.py", "-k", "entmax or bi_tempered"],
+    "_core/tempered.py": [*DIGITS, "-k", "entmax or bi_tempered"],
     "_segmentation/overlap.py": [*CONFORMANCE, "tests/test_segmentation.py", "-k", "dice or tversky or gradient_of"],
     "_segmentation/lovasz.py": [*CONFORMANCE, "tests/test_segmentation.py", "-k", "lovasz"],
-    "_segmentation/boxes.py": [*CONFORMANCE, "tests/test_conformance_accuracy.py", "-k", "iou_loss"],
+    "_segmentation/boxes.py": [*DIGITS, "-k", "iou_loss"],
 }
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,

@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+from compiled import QUICK_FLAGS  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,7 +32,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
+    long = config.getoption("--long")
+    hypothesis.settings.load_profile("long" if long else "short")
+    if not long:  # XLA reads them when jax is first used, which is later
+        os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *QUICK_FLAGS])
 
 
 def pytest_collection_modifyitems(config, items):

@@ -269,6 +269,8 @@ CASES = [
         edges=(
             Edge("equal", ([1.0, -50.0], [1.0, -50.0]), [0.0, 0.0], ([0.0, 0.0], [0.0, 0.0])),
             Edge("both certain", ([INF, -INF], [INF, -INF]), [0.0, 0.0], ([0.0, 0.0], [0.0, 0.0])),
+            Edge("nearly certain", ([2.0**99], [0.0]), [2.0**98], ([0.5], [-(2.0**97)])),
+            Edge("certain", ([INF, -INF], [0.0, 0.0]), [INF, INF], ([0.5, -0.5], [-INF, INF])),
             Edge("wrong by far", ([1e4], [-1e4]), [1e4], ([1.0], [0.0])),
             Edge("nan", ([NAN], [0.0]), [NAN], "any"),
         ),
@@ -311,6 +313,10 @@ CASES = [
         edges=(
             *_LOGIT_EDGES,
             Edge("disjoint", ([[0.0, -INF]], [[-INF, 0.0]]), [np.log(2.0)], "any"),
+            *(
+                Edge(name, ([[0.0, 0.0]], [[0.0, -INF]]), [0.0], ([[0.0, 0.0]], [[0.0, 0.0]]), {"beta": beta})
+                for name, beta in (("ruled out at one end", 0.0), ("ruled out at the other", 1))
+            ),
             Edge("far apart", ([[1e4, 0.0]], [[0.0, 1e4]]), [np.log(2.0)], ([[0.0, 0.0]], [[0.0, 0.0]])),
         ),
         zero=equal_pair,

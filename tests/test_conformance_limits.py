@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import QUICK_FLAGS, as_users_do
 from registry import ALIASES, BY_NAME, CASES, KINDS, apart
 
 import jaxloss
@@ -62,7 +63,7 @@ def compiled(case, options):
             pushed.append(jax.jvp(alone, [x], [jnp.ones_like(x)])[1])
         return losses, pullback(jnp.ones_like(losses)), pushed
 
-    return jax.jit(everything)
+    return as_users_do(everything)
 
 
 def holds(dtype, edge):
@@ -145,8 +146,8 @@ def measured_temporaries(names):
 
 def temporaries_on_one_device(names):
     """The forms differ with the number of devices, and the suite runs on several."""
-    flags = " ".join(f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f)
-    flags += " --xla_backend_optimization_level=0"  # which comes after the memory has been laid out
+    flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f and f not in QUICK_FLAGS]
+    flags = " ".join([*flags, "--xla_backend_optimization_level=0"])  # which comes after the memory has been laid out
     paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(jaxloss.__file__))]
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
     code = f"import json, test_conformance_limits as t; print(json.dumps(t.measured_temporaries({names})))"

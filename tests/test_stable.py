@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from compiled import as_users_do
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -78,7 +79,7 @@ def row_loss(x, label, axis=-1):
     return stable.label_gap(z, stats, label, axis) + jnp.log1p(stats.rest)
 
 
-@jax.jit
+@as_users_do
 def loss_and_gradient(x, label):
     """The cross-entropy of each row and its gradient, as the losses put them together."""
     z, stats = stable.upcast(x), stable.row_stats(x, -1)
@@ -91,7 +92,7 @@ def loss_and_gradient(x, label):
 @pytest.mark.parametrize(("classes", "dtype", "scale", "axis"), SHAPES)
 def test_row_stats(form, classes, dtype, scale, axis):
     x = logits([3, classes, 9] if axis == 1 else [3, 4, classes], scale, dtype)
-    stats = jax.jit(lambda x: stable.row_stats(x, axis))(x)
+    stats = as_users_do(lambda x: stable.row_stats(x, axis))(x)
     np.testing.assert_array_equal(wide(stats.max), wide(x).max(axis))
     assert stats.rest.dtype == jnp.float32
     if classes == 1:
@@ -163,13 +164,13 @@ def test_edges(form, classes):
         ([-inf, -inf, -3, -inf], [0, 0, 1, 0], 0),
     ]
     x = jnp.full((len(cases), classes), -jnp.inf).at[:, :4].set(jnp.array([c[0] for c in cases], jnp.float32))
-    stats = jax.jit(lambda x: stable.row_stats(x, -1))(x)
-    p = jax.jit(lambda x, stats: stable.softmax(x, stats, -1))(x, stats)
+    stats = as_users_do(lambda x: stable.row_stats(x, -1))(x)
+    p = as_users_do(lambda x, stats: stable.softmax(x, stats, -1))(x, stats)
     np.testing.assert_allclose(p[:, :4], np.array([c[1] for c in cases]), rtol=3e-7)
     np.testing.assert_allclose(stats.rest, [c[2] for c in cases], rtol=3e-7)
     defined = ~np.isnan([c[2] for c in cases])
     np.testing.assert_array_equal(p[defined, 4:], 0)
-    lse = jax.jit(lambda x: stable.logsumexp(x))(x)
+    lse = as_users_do(lambda x: stable.logsumexp(x))(x)
     assert lse[3] == -inf and lse[1] == inf and np.isnan(lse[4])
     label = jnp.zeros(len(cases), jnp.int32)
     assert jnp.all(stable.label_gap(x, stats, label, -1)[jnp.array([1, 8])] == 0)
@@ -186,18 +187,18 @@ def test_masked_scores(form, dtype, shape):
         x, mask, temperature = operands
         return jnp.where(mask, stable.upcast(x) / temperature, -jnp.inf)
 
-    stats = jax.jit(lambda *o: stable.row_stats(o, 1, scores))(x, mask, temperature)
+    stats = as_users_do(lambda *o: stable.row_stats(o, 1, scores))(x, mask, temperature)
     z = np.where(np.asarray(mask), wide(x) / np.float64(temperature), -np.inf)
     rows_ = slice(1, None)
     assert relative_error(stats.rest[rows_], rest_of(jnp.asarray(z.astype(np.float32)))[rows_]) < 1e-5
-    total = jax.jit(lambda *o: stable.row_sum(o, 1, lambda o: jnp.where(o[1], stable.upcast(o[0]), 0)))(x, mask)
+    total = as_users_do(lambda *o: stable.row_sum(o, 1, lambda o: jnp.where(o[1], stable.upcast(o[0]), 0)))(x, mask)
     want = np.where(np.asarray(mask), wide(x), 0).sum(1)
     np.testing.assert_allclose(total[rows_], want[rows_], rtol=2e-6, atol=2e-5)
 
 
 @pytest.mark.parametrize("classes", [3, 50])
 def test_derivatives_at_ties_too(form, classes):
-    @jax.jit
+    @as_users_do
     def derivatives(x):
         lse, probability = stable.logsumexp, lambda x: stable.softmax(x, stable.row_stats(x, 0), 0)
         shift = jnp.ones_like(x)  # a common shift changes nothing
@@ -215,14 +216,14 @@ def test_derivatives_at_ties_too(form, classes):
 
 def test_derivatives_with_ruled_out_classes_are_finite(form):
     x = logits((60,), 2.0).at[jnp.array([0, 7])].set(-jnp.inf)
-    hessian = jax.jit(jax.hessian(lambda x: row_loss(x, jnp.int32(3), 0)))(x)
+    hessian = as_users_do(jax.hessian(lambda x: row_loss(x, jnp.int32(3), 0)))(x)
     assert jnp.all(jnp.isfinite(hessian))
     np.testing.assert_array_equal(hessian[0], 0)
 
 
 def test_row_sum_is_linear_in_reverse_too(form):
     x, t = logits((4, 100), 1.0), logits((4, 100), 1.0, seed=1)
-    got = jax.jit(jax.grad(lambda t: jnp.sum(stable.row_sum((x, t), -1, lambda o: o[0] * o[1]))))(t)
+    got = as_users_do(jax.grad(lambda t: jnp.sum(stable.row_sum((x, t), -1, lambda o: o[0] * o[1]))))(t)
     np.testing.assert_array_equal(got, x)
 
 
@@ -234,9 +235,9 @@ def test_exp_minus(monkeypatch, by_parts):
     top = (rng.normal(size=(400, 1)) * 10.0 ** rng.uniform(-3, 6, (400, 1))).astype(np.float32)
     x = np.minimum(top - rng.uniform(0, 90, (400, 300)), top).astype(np.float32)
     want = np.exp(x.astype(np.float64) - top)
-    assert relative_error(jax.jit(stable.exp_minus)(x, top), want) < 4e-7
+    assert relative_error(as_users_do(stable.exp_minus)(x, top), want) < 4e-7
     # What is normal after the factor counts, whatever it was before (a loss is scaled up in half precision).
-    got = jax.jit(stable.scaled_exp)(x, top, jnp.full_like(top, 32768))
+    got = as_users_do(stable.scaled_exp)(x, top, jnp.full_like(top, 32768))
     assert relative_error(got, 32768 * want, TINY if by_parts else 32768 * TINY) < 4e-7
     assert jnp.all(stable.exp_minus(jnp.float32([-1e9, -jnp.inf, -88.5]), jnp.float32(0)) == 0)
 
@@ -259,9 +260,11 @@ def test_pick(form):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
 def test_vmap(form, dtype):
     x, label = logits((6, 3, 100), 3.0, dtype), jnp.arange(18).reshape(6, 3)
-    want = jax.jit(row_loss)(x, label)
-    np.testing.assert_allclose(jax.jit(jax.vmap(row_loss))(x, label), want, rtol=1e-6)
-    over_last = jax.jit(jax.vmap(lambda x, y: row_loss(x, y, 0), (2, 0)))(jnp.moveaxis(x, (0, 1, 2), (2, 1, 0)), label)
+    want = as_users_do(row_loss)(x, label)
+    np.testing.assert_allclose(as_users_do(jax.vmap(row_loss))(x, label), want, rtol=1e-6)
+    over_last = as_users_do(jax.vmap(lambda x, y: row_loss(x, y, 0), (2, 0)))(
+        jnp.moveaxis(x, (0, 1, 2), (2, 1, 0)), label
+    )
     np.testing.assert_allclose(over_last, want, rtol=1e-6)
 
 
@@ -273,11 +276,11 @@ def mean_loss(x, label):
 def test_sharded_classes_move_one_number_for_each_row(kind):
     n, classes = 32, 1024
     x, label = logits((n, classes), 3.0), jnp.arange(n) * 7
-    want = jax.jit(jax.value_and_grad(mean_loss))(x, label)
+    want = as_users_do(jax.value_and_grad(mean_loss))(x, label)
     mesh = jax.make_mesh((8,), ("classes",), axis_types=(getattr(jax.sharding.AxisType, kind),))
     with jax.set_mesh(mesh):
         x, label = jax.device_put((x, label), (NamedSharding(mesh, P(None, "classes")), NamedSharding(mesh, P())))
-        compiled = jax.jit(jax.value_and_grad(mean_loss)).lower(x, label).compile()
+        compiled = as_users_do(jax.value_and_grad(mean_loss)).lower(x, label).compile()
         got = compiled(x, label)
     np.testing.assert_allclose(jax.device_get(got[0]), want[0], rtol=1e-6)
     np.testing.assert_allclose(jax.device_get(got[1]), want[1], rtol=1e-5)
@@ -293,8 +296,8 @@ def test_shard_map(form):
     sharded = jax.shard_map(
         jax.grad(lambda x, y: jnp.sum(row_loss(x, y))), mesh=mesh, in_specs=(P("rows"), P("rows")), out_specs=P("rows")
     )
-    want = jax.jit(jax.grad(lambda x: jnp.sum(row_loss(x, label))))(x)
-    np.testing.assert_allclose(jax.jit(sharded)(x, label), want, rtol=2e-6)
+    want = as_users_do(jax.grad(lambda x: jnp.sum(row_loss(x, label))))(x)
+    np.testing.assert_allclose(as_users_do(sharded)(x, label), want, rtol=2e-6)
 
 
 COST = """

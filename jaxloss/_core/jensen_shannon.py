@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import blocks, stable
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.pair import RULED_OUT, Mean, Pair, Rows, along, centred, others, pair, rows, rule_out, unbounded
 from jaxloss._core.precision import compute_dtype, cotangent
@@ -26,11 +26,13 @@ from jaxloss._core.typing import Array
 def jensen_shannon(
     axis: int, x: Array, y: Array, temperature: Any, beta: Any, keep: Array | None, normalized: bool = False
 ) -> Array:
-    """Of every row; `keep` has the class axis, or length 1 there. With a Python 0.5 for beta less is computed."""
+    """Of every row; `keep` has the class axis, or length 1 there. For beta the number 0.5 less is computed."""
     dtype = compute_dtype(x, y)
     b = jnp.asarray(beta, dtype)
-    half = isinstance(beta, float) and beta == 0.5
-    losses = _jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), None if half else b, keep)
+    static = checks.static_number(beta)
+    half = static and beta == 0.5
+    nothing = static and beta in (0, 1) and not normalized  # then any beta does that gives no infinite term
+    losses = _jensen_shannon(axis, x, y, jnp.asarray(temperature, dtype), None if half or nothing else b, keep)
     if normalized:
         return losses
     weight = b * (1 - b)

@@ -77,8 +77,7 @@ def _sigmoid_kl(x: Array, y: Array, t: Array) -> Array:
     first, second = stable.log1p_ratios(s.step)
     close = s.q * s.phi - s.step * s.step * second
     far = jnp.maximum(s.x, 0) + s.step * first - s.q * s.d
-    infinite = (jnp.abs(s.x) > RULED_OUT) & (jnp.abs(s.d) > RULED_OUT)
-    return jnp.where(infinite, jnp.inf, jnp.where(s.near, close, far))
+    return jnp.where(s.infinite, jnp.inf, jnp.where(s.near, close, far))
 
 
 class _Sides(NamedTuple):
@@ -95,10 +94,12 @@ class _Sides(NamedTuple):
     near: Array  # is |d| < 1
     phi: Array  # then exp(d) - 1 - d
     step: Array  # log1p of it is softplus(x) - softplus(y), up to the larger logit where they are far
+    infinite: Array  # is the prediction infinitely sure, and the target not as sure
 
 
 def _sides(x: Array, y: Array, t: Array) -> _Sides:
     x, y, t = promote(x, y, t)
+    sure = jnp.abs(x) > -LOWEST
     x, y = jnp.clip(x, LOWEST, -LOWEST), jnp.clip(y, LOWEST, -LOWEST)
     no = y > 0
     x, y, d = (jnp.where(no, -z, z) for z in (x / t, y / t, (x - y) / t))
@@ -108,7 +109,8 @@ def _sides(x: Array, y: Array, t: Array) -> _Sides:
     phi = stable.phi_near(small)
     # exp(y) = q / not_q, and for x likewise
     apart = jnp.minimum(p, not_p) * (1 / jnp.maximum(p, not_p)) * not_q - q
-    return _Sides(no, x, y, d, p, not_p, q, not_q, near, phi, jnp.where(near, q * (small + phi), apart))
+    step = jnp.where(near, q * (small + phi), apart)
+    return _Sides(no, x, y, d, p, not_p, q, not_q, near, phi, step, sure & (jnp.abs(d) > RULED_OUT))
 
 
 def _sigmoid_kl_fwd(x: Array, y: Array, t: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -123,7 +125,7 @@ def _sigmoid_kl_bwd(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Ar
     to_x = jnp.where(s.no, -to_x, to_x)
     s = _sides(*blocks.read_again(residuals))
     both = s.q * s.not_q
-    to_y = -jnp.where((jnp.abs(s.d) > RULED_OUT) & (both > 0), jnp.sign(s.d) * jnp.inf, both * s.d)
+    to_y = -jnp.where(s.infinite & (both > 0), jnp.sign(s.d) * jnp.inf, both * s.d)
     # With x = y + d, first-order parts of x to_x + y to_y cancel on paper instead of in float32.
     difference = _difference(s)
     sum_of_both = jnp.where(s.near, s.q * s.not_p * s.phi - s.q * difference * s.d, difference - both * s.d)
