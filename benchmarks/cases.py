@@ -164,6 +164,7 @@ class Loss(NamedTuple):
     torch: Call | None = None
     keras: Call | None = None
     rax: Call | None = None
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
     def others(self) -> dict[str, Call]:
         given = {"torch": self.torch, "keras": self.keras, "rax": self.rax}
@@ -235,7 +236,7 @@ LOSSES = [
     Loss("log_cosh", [NUMBERS], pair, keras=lambda k, x, y: k.log_cosh(y, x)),
     Loss("multiclass_hinge_loss", [IMAGES], labelled),
     Loss("multiclass_perceptron_loss", [IMAGES], labelled),
-    Loss("multiclass_sparsemax_loss", [IMAGES], labelled),
+    Loss("multiclass_sparsemax_loss", [IMAGES], labelled, dtypes=("float32",)),  # optax's has no gradient in bfloat16
     Loss("make_fenchel_young_loss", [IMAGES], regions, of_softmax(jaxloss), of_softmax(optax.losses)),
     Loss("smooth_labels", [IMAGES], pair, smoothed(jaxloss), smoothed(optax.losses)),
     Loss("cosine_similarity", [EMBEDDINGS], pair, torch=lambda f, x, y: f.cosine_similarity(x, y).mean()),
@@ -268,7 +269,7 @@ def cases() -> list[Case]:
     found = []
     for loss in LOSSES:
         for use, shape in loss.shapes:
-            for dtype in ("float32", "bfloat16"):
+            for dtype in loss.dtypes:
                 calls = loss.ours or of_jaxloss(loss.name), loss.peer or plainly(optax.losses, loss.name)
                 found.append(Case(loss.name, use, shape, dtype, loss.make, *calls, loss.others()))
     return found

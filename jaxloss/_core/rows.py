@@ -272,13 +272,15 @@ def _row_sums(x: Any, axis: int, terms: Callable[[Any], tuple[Array, ...]]) -> t
 
 
 def _sums(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
-    n, trailing = values[0].shape[axis], math.prod(values[0].shape[axis + 1 :])
-    width = next((w for w in _WIDTHS if n % w == 0), 1) if trailing == 1 and n >= 4 * _WIDTHS[0] else 1
+    n, batch = values[0].shape[axis], values[0].shape[:axis]
+    others = (*batch, *values[0].shape[axis + 1 :])
+    is_last = math.prod(values[0].shape[axis + 1 :]) == 1
+    width = next((w for w in _WIDTHS if n % w == 0), 1) if is_last and n >= 4 * _WIDTHS[0] else 1
     if width > 1:  # vectorised: 2.4 ms instead of 8.2 for [65536, 128]
-        values = tuple(v.reshape(*v.shape[:axis], n // width, width) for v in values)
+        values = tuple(v.reshape(*batch, n // width, width) for v in values)
     zeros = tuple(jnp.zeros((), v.dtype) for v in values)
     sums = lax.reduce(values, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (axis,))
-    return tuple(jnp.sum(s.reshape(*s.shape[:axis], width), axis) for s in sums) if width > 1 else tuple(sums)
+    return tuple(jnp.sum(s.reshape(*batch, width), axis).reshape(others) for s in sums) if width > 1 else tuple(sums)
 
 
 @_row_sums.defjvp
