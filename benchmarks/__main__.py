@@ -36,19 +36,24 @@ def main() -> None:
     if args.quick:
         chosen = [c for c in chosen if math.prod(c.shape) < 2**21 and c.dtype == "float32"]
     records: list[dict[str, Any]] = []
+    result = {"environment": environment(), "records": records}
     for case in tqdm(chosen, desc="benchmarks", unit="case"):
         records += measure(case, 3 if args.quick else args.rounds)
-    result = {"environment": environment(), "records": records}
+        if args.output:  # what there is stays, whatever happens to the cases that follow
+            write(args.output, result)
     head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())
     print(f"{head}\n\n{NOTE}\n\n{table(records)}\n")
     for key in ("time / peer", "time / torch", "time / keras"):
         graded = [r for r in records if r["mode"] == "value and gradient"]
         print(f"value and gradient, geometric mean of {key}: {geometric_mean(graded, key):.2f}")
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "losses.json").write_text(json.dumps(result, indent=1) + "\n")
-        (args.output / "losses.md").write_text(f"{NOTE}\n\n{table(records)}\n")
         draw(records, args.output / "losses.png")
+
+
+def write(folder: pathlib.Path, result: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "losses.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "losses.md").write_text(f"{NOTE}\n\n{table(result['records'])}\n")
 
 
 if __name__ == "__main__":

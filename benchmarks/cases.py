@@ -147,6 +147,7 @@ SHORT = ("short rows", (65536, 128))
 TAGS = ("tags", (4096, 10000))
 NUMBERS = ("numbers", (10**7,))
 EMBEDDINGS = ("embeddings", (4096, 512))
+VIEWS = ("views", (512, 512))  # for optax's ntxent, which compares every three of them
 LISTS = ("ranking lists", (8192, 200))
 MASKS = ("masks", (16, 512, 512))
 LATENTS = ("latents", (65536, 128))
@@ -248,7 +249,7 @@ LOSSES = [
         keras=lambda k, x, y: 1 + k.cosine_similarity(y, x),
     ),
     Loss("triplet_margin_loss", [EMBEDDINGS], triplets, torch=lambda f, *x: f.triplet_margin_loss(*x)),
-    Loss("ntxent", [EMBEDDINGS], grouped, plainly(jaxloss, "ntxent")),
+    Loss("ntxent", [VIEWS], grouped, plainly(jaxloss, "ntxent")),
     Loss("info_nce_loss", [EMBEDDINGS], pair, peer=plain.info_nce),
     Loss(
         "ranking_softmax_loss",
