@@ -48,8 +48,9 @@ def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
 
 
 def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call in each round for each program, one round of all before the next. Short calls are repeated:
-    the time until a thread wakes up would be most of one."""
+    """Seconds of a call in each round for each program, one round of all before the next, each time another one first:
+    what ran before leaves its memory behind. Short calls are repeated: the time until a thread wakes up would be most
+    of one."""
 
     def timed(program: Program, calls: int) -> float:
         start = time.perf_counter()
@@ -61,9 +62,10 @@ def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: in
         timed(program, 1)
     calls = {name: max(1, min(32, int(_ROUND / timed(program, 1)))) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, program in programs.items():
-            seconds[name].append(timed(program, calls[name]))
+    names = list(programs)
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            seconds[name].append(timed(programs[name], calls[name]))
     return seconds
 
 
