@@ -7,6 +7,7 @@ where they are installed. With `--output`, the data are written as JSON, and the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import pathlib
@@ -27,7 +28,7 @@ NOTE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small shapes in float32 and few rounds, under a minute")
+    parser.add_argument("--quick", action="store_true", help="small shapes in float32, optax and PyTorch, few rounds")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds for each case")
     parser.add_argument("--output", type=pathlib.Path, help="folder for losses.json, losses.md and losses.png")
@@ -35,6 +36,7 @@ def main() -> None:
     chosen = [c for c in cases() if args.only in str(c)]
     if args.quick:
         chosen = [c for c in chosen if math.prod(c.shape) < 2**21 and c.dtype == "float32"]
+        chosen = [dataclasses.replace(c, others={k: v for k, v in c.others.items() if k == "torch"}) for c in chosen]
     records: list[dict[str, Any]] = []
     result = {"environment": environment(), "records": records}
     for case in tqdm(chosen, desc="benchmarks", unit="case"):
