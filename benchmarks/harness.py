@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -18,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-
-_ROUND = 0.02  # seconds that a round of a program takes at least, in not more than 32 calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +46,12 @@ def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
 
 
-def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    programs: Mapping[str, Program], args: Sequence[Any], rounds: int, least: float = 0.02
+) -> dict[str, list[float]]:
     """Seconds of a call in each round for each program, one round of all before the next, each time another one first:
-    what ran before leaves its memory behind. Short calls are repeated: the time until a thread wakes up would be most
-    of one."""
+    what ran before leaves its memory behind. Short calls are repeated until a round takes `least` seconds, at most 32
+    times: the time until a thread wakes up would be most of one."""
 
     def timed(program: Program, calls: int) -> float:
         start = time.perf_counter()
@@ -60,7 +61,7 @@ def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: in
 
     for program in programs.values():
         timed(program, 1)
-    calls = {name: max(1, min(32, int(_ROUND / timed(program, 1)))) for name, program in programs.items()}
+    calls = {name: max(1, min(32, int(least / timed(program, 1)))) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
     for i in range(rounds):
@@ -90,7 +91,8 @@ def environment() -> dict[str, str]:
     """What a figure was measured with."""
     device = jax.devices()[0]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")}
+    libraries = ("jax", "jaxlib", "optax", "numpy", "torch", "keras", "rax")
+    versions = {name: importlib.metadata.version(name) for name in libraries if importlib.util.find_spec(name)}
     return {
         "device": f"{device.platform}: {device.device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",

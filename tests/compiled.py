@@ -12,4 +12,5 @@ _QUICK = {"xla_backend_optimization_level": 0} | ({_EMITTERS: False} if _JAXLIB 
 _DEFAULT = {"xla_backend_optimization_level": 3} | ({_EMITTERS: True} if _JAXLIB < (0, 11) else {})
 
 QUICK_FLAGS = [f"--{name}={str(value).lower()}" for name, value in _QUICK.items()]
+CHANGES_FUSIONS = [flag for flag in QUICK_FLAGS if _EMITTERS in flag]  # the others come after memory is laid out
 as_users_do = functools.partial(jax.jit, compiler_options=_DEFAULT)

@@ -2,18 +2,15 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import one_device
 import pytest
-from compiled import QUICK_FLAGS, as_users_do
+from compiled import CHANGES_FUSIONS, as_users_do
 from registry import ALIASES, BY_NAME, CASES, KINDS, apart
 
-import jaxloss
 from jaxloss._testing.subject import jit_once
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
@@ -145,14 +142,8 @@ def measured_temporaries(names):
 
 
 def temporaries_on_one_device(names):
-    """The forms differ with the number of devices, and the suite runs on several."""
-    flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f and f not in QUICK_FLAGS]
-    flags = " ".join([*flags, "--xla_backend_optimization_level=0"])  # which comes after the memory has been laid out
-    paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(jaxloss.__file__))]
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
     code = f"import json, test_conformance_limits as t; print(json.dumps(t.measured_temporaries({names})))"
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(run.stdout)
+    return json.loads(one_device.output_of(code, without=CHANGES_FUSIONS))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def sigmoid_kl_divergence(
 
     Returns:
       The shape of the logits, or a scalar; at least float32. Equal infinite logits give 0, an infinite logit whose
-      target is another one `inf`.
+      target is another one `inf`; beyond 1e30 a logit counts as infinite.
 
     Raises:
       TypeError: logits are not floating-point, or `where` is not boolean.
