@@ -47,8 +47,9 @@ def main() -> None:
     head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())
     print(f"{head}\n\n{NOTE}\n\n{table(records)}\n")
     for key in ("time / peer", "time / torch", "time / keras"):
-        graded = [r for r in records if r["mode"] == "value and gradient"]
-        print(f"value and gradient, geometric mean of {key}: {geometric_mean(graded, key):.2f}")
+        graded = [r for r in records if r["mode"] == "value and gradient" and key in r]
+        if graded:
+            print(f"value and gradient, geometric mean of {key}: {geometric_mean(graded, key):.2f}")
     if args.output:
         draw(records, args.output / "losses.png")
 
