@@ -37,11 +37,10 @@ def main() -> None:
     if args.quick:
         chosen = [c for c in chosen if math.prod(c.shape) < 2**21 and c.dtype == "float32"]
         chosen = [dataclasses.replace(c, others={k: v for k, v in c.others.items() if k == "torch"}) for c in chosen]
-    effort = (3, 0.002) if args.quick else (args.rounds,)
     records: list[dict[str, Any]] = []
     result = {"environment": environment(), "records": records}
     for case in tqdm(chosen, desc="benchmarks", unit="case"):
-        records += measure(case, *effort)
+        records += measure(case, 3 if args.quick else args.rounds)
         if args.output:  # what there is stays, whatever happens to the cases that follow
             write(args.output, result)
     head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())

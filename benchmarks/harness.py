@@ -46,12 +46,10 @@ def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
 
 
-def interleaved(
-    programs: Mapping[str, Program], args: Sequence[Any], rounds: int, least: float = 0.02
-) -> dict[str, list[float]]:
+def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
     """Seconds of a call in each round for each program, one round of all before the next, each time another one first:
-    what ran before leaves its memory behind. Short calls are repeated until a round takes `least` seconds, at most 32
-    times: the time until a thread wakes up would be most of one."""
+    what ran before leaves its memory behind. Short calls are repeated until a round takes 0.02 s, at most 32 times:
+    the time until a thread wakes up would be most of one."""
 
     def timed(program: Program, calls: int) -> float:
         start = time.perf_counter()
@@ -61,7 +59,7 @@ def interleaved(
 
     for program in programs.values():
         timed(program, 1)
-    calls = {name: max(1, min(32, int(least / timed(program, 1)))) for name, program in programs.items()}
+    calls = {name: max(1, min(32, int(0.02 / timed(program, 1)))) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
     for i in range(rounds):

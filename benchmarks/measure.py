@@ -72,7 +72,7 @@ def torch_program(call: Callable[..., Any], args: tuple[jax.Array, ...], mode: s
     return Program(run, math.nan, -1, math.nan)
 
 
-def measure(case: Case, rounds: int, least: float = 0.02) -> list[dict[str, Any]]:
+def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     """One record for the value and one for value and gradient."""
     args, records = case.arguments(), []
     for mode, of in MODES.items():
@@ -80,7 +80,7 @@ def measure(case: Case, rounds: int, least: float = 0.02) -> list[dict[str, Any]
         if mode == "value and gradient":
             programs["floor"] = compiled(floor, *args)
         programs |= others(case, args, mode)
-        seconds = interleaved(programs, args, rounds, least)
+        seconds = interleaved(programs, args, rounds)
         record: dict[str, Any] = {"case": str(case), "mode": mode, "rounds": rounds}
         record["residuals / prediction"] = residual_bytes(case.ours, *args) / args[0].nbytes
         for name, program in programs.items():
