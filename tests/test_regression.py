@@ -9,10 +9,12 @@ import numpy as np
 import peers
 import pytest
 import scipy.stats
+from compiled import as_users_do
 from formulas_regression import robust_loss as robust_formula
 from registry_formulas import EXACT
 
 import jaxloss
+from jaxloss._core import directions
 
 RNG = np.random.default_rng(0)
 X, Y = (RNG.standard_normal((8, 5)).astype(np.float32) for _ in range(2))
@@ -166,6 +168,39 @@ def test_limits_of_the_robust_shape():
     assert slope(jnp.float32(2.0), jnp.float32(1.0)) == jnp.inf
     assert slope(jnp.float32(2.0), jnp.float32(0.0)) == 0
     assert slope(jnp.float32(-jnp.inf), jnp.float32(1.0)) == 0
+
+
+def exact_cosine_distance(x, y):
+    """Value and gradients in 19 digits, by the sine: 1 minus the cosine would have none left of 1e-14."""
+    x, y = x.astype(np.longdouble), y.astype(np.longdouble)
+    xx, yy, xy = (np.sum(u * v, 1, keepdims=True) for u, v in ((x, x), (y, y), (x, y)))
+    off, lengths = x - xy / yy * y, np.sqrt(xx * yy)
+    cosine = xy / lengths
+    value = np.where(cosine > 0, np.sum(off * off, 1, keepdims=True) / xx / (1 + cosine), 1 - cosine)
+    return value[:, 0], (xy / xx * x - y) / lengths, -off / lengths
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["devices", "one CPU"])  # which has a shortcut for distant rows
+@pytest.mark.parametrize("apart", [1e-7, 1e-5, 1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("length", [1.0, 2.0**-100, 2.0**83])  # which do not round
+def test_cosines_keep_their_digits(monkeypatch, local, apart, length):
+    monkeypatch.setattr(directions.blocks, "is_local", lambda x: local)
+    jax.clear_caches()
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(40, 64)).astype(np.float32)
+    y = ((x + apart * rng.normal(size=x.shape)) * 3).astype(np.float32)
+    want = exact_cosine_distance(x, y)
+    x *= np.float32(length)
+
+    def both(x, y):
+        value, pullback = jax.vjp(jaxloss.cosine_distance, x, y)
+        return value, *pullback(jnp.ones_like(value))
+
+    value, to_x, to_y = jax.device_get(as_users_do(both)(x, y))
+    np.testing.assert_allclose(value, want[0].astype(float), rtol=2e-6)
+    for got, exact in ((to_x * np.float64(length), want[1]), (to_y, want[2])):
+        error = np.linalg.norm((got - exact).astype(float), axis=1)
+        assert np.all(error <= 1e-6 * np.linalg.norm(exact.astype(float), axis=1))
 
 
 def test_tuples_are_arrays():

@@ -82,13 +82,13 @@ def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
         return lambda *leaves, **given: f(*jax.tree.unflatten(tree, leaves), **given)
 
     def in_blocks(*leaves: Array) -> Any:
-        return _mappable(of(f), axes)(*leaves) if _is_local(leaves[0]) else of(f)(*leaves)
+        return _mappable(of(f), axes)(*leaves) if is_local(leaves[0]) else of(f)(*leaves)
 
     # The transpose of a loop over slices would be a loop that adds up whole arrays: the derivative is the plain call's.
     return as_one_like(in_blocks, of(like), *leaves)
 
 
-def _is_local(x: Array) -> bool:
+def is_local(x: Array) -> bool:
     """On one CPU, in no mesh, whose types of arrays (varying, explicitly sharded) the loop would have to carry."""
     return one_cpu() and jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty
 

@@ -21,10 +21,10 @@ from jax import Array, lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxloss._core import blocks
+from jaxloss._core import blocks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import is_explicit
-from jaxloss._core.precision import cotangent, promote
+from jaxloss._core.precision import compute_dtype, cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.remat import as_one
 
@@ -89,15 +89,21 @@ class Cosines(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """What the slopes need of each row: with w = x - ratio y, once both are scaled by powers of two."""
+    """What the slopes need of each row: with w = x - ratio y, once both are multiplied by powers of two."""
 
     x_scale: Array
     y_scale: Array
     x_length: Array
     y_length: Array
-    ratio: Array  # nearly that of the lengths, of the sign of the cosine, in half of the digits
+    ratio: Array  # nearly that of the lengths, of the sign of the cosine
     along_x: Array  # w x / x^2
     along_y: Array
+
+
+class _Products(NamedTuple):
+    xx: Array
+    yy: Array
+    xy: Array
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
@@ -107,28 +113,75 @@ def cosines(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> Co
 
 
 def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
-    def rows(x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
-        def dot(u: Array, v: Array) -> Array:
-            return jnp.sum(u * v, axes, keepdims=True)
+    def sums(terms: Callable[..., tuple[Array, ...]], *of_rows: Array) -> tuple[Array, ...]:
+        def of_vectors(operands: tuple[Any, ...]) -> tuple[Array, ...]:
+            return terms(*_vectors(*operands[:3]), *operands[3:])
 
-        x, y = _vectors(x, y, keep)
-        (x_scale, y_scale), (x, y) = zip(*(_balanced(v, axes) for v in (x, y)), strict=True)
-        x_length, y_length = (_root(dot(v, v)) for v in (x, y))
-        a, b = _nonzero(x_length), _nonzero(y_length)
-        raw = dot(x, y) / (a * b)
-        ratio = lax.stop_gradient(jnp.where(raw < 0, -1, 1) * _half_of_the_digits(a / b))
-        w = _off(x, y, ratio)
-        along_x, along_y = dot(w, x) / (a * a), dot(w, y) / (b * b)
-        # Near 1 the cosine comes from the sine, which keeps its digits there: the part of x not along y.
-        sine = (w - along_y * y) / a
-        small = dot(sine, sine) / (1 + jnp.abs(raw))
-        cosine = jnp.where(jnp.abs(raw) > 0.5, jnp.sign(raw) * (1 - small), raw)
-        gap = jnp.where(raw > 0.5, small, 1 - cosine)
-        found = Cosines(cosine, gap, x_scale * x_length, y_scale * y_length)
-        frame = _Frame(x_scale, y_scale, x_length, y_length, ratio, along_x, along_y)
-        return jax.tree.map(lambda v: jnp.squeeze(v, axes), (found, frame))
+        of_rows = tuple(jnp.expand_dims(v, axes) for v in of_rows)
+        found = stable.row_sums((x, y, keep, *of_rows), axes[-1], of_vectors)
+        return tuple(jnp.sum(v, axes[:-1]) for v in found)
 
-    return blocks.per_row(rows, (x, y, keep), axes)
+    if keep is None and x.dtype == y.dtype == compute_dtype(x):  # XLA:CPU's library multiplies what it adds up
+        products = _Products(*(jnp.sum(v, axes) for v in _products(x, y)))
+    else:
+        products = _Products(*sums(_products))
+    scales = _scale(products.xx), _scale(products.yy)
+
+    def usual() -> tuple[Cosines, _Frame]:
+        xx, yy, xy = products
+        ratio = _ratio(products)
+        return _found(scales, products, ratio, xx - 2 * ratio * xy + ratio * ratio * yy, xy - ratio * yy)
+
+    def careful() -> tuple[Cosines, _Frame]:
+        scaled = _Products(*sums(lambda x, y, a, b: _products(x * a, y * b), *scales))
+        ratio = _ratio(scaled)
+
+        def off(x: Array, y: Array, x_scale: Array, y_scale: Array, ratio: Array) -> tuple[Array, Array]:
+            y = y * y_scale
+            w = _off(x * x_scale, y, ratio)
+            return w * w, w * y
+
+        return _found(scales, scaled, ratio, *sums(off, *scales, ratio))
+
+    if not blocks.is_local(x):
+        return careful()
+    # One pass instead of three, where no square is out of range and no two directions nearly agree.
+    in_range = (scales[0] == 1) & (scales[1] == 1)
+    return lax.cond(jnp.all(in_range & ~_is_near(products)), usual, careful)
+
+
+def _found(scales: tuple[Array, Array], products: _Products, ratio: Array, ww: Array, wy: Array) -> Any:
+    """From the sums over both vectors, multiplied by `scales`, and over w = x - ratio y."""
+    xx, yy, _ = products
+    x_length, y_length, cosine = _lengths_and_cosine(products)
+    along_x, along_y = (ww + ratio * wy) / _nonzero(xx), wy / _nonzero(yy)
+    # Near 1 the cosine comes from the sine, which keeps its digits there: the part of x not along y.
+    small = jnp.maximum(ww - wy * along_y, 0) / _nonzero(xx) / (1 + jnp.abs(cosine))
+    gap = jnp.where(cosine > 0.5, small, 1 - cosine)
+    cosine = jnp.where(_is_near(products), jnp.sign(cosine) * (1 - small), cosine)
+    found = Cosines(cosine, gap, x_length / scales[0], y_length / scales[1])
+    return found, _Frame(*scales, x_length, y_length, ratio, along_x, along_y)
+
+
+def _lengths_and_cosine(products: _Products) -> tuple[Array, Array, Array]:
+    x_length, y_length = _root(products.xx), _root(products.yy)
+    return x_length, y_length, products.xy / (_nonzero(x_length) * _nonzero(y_length))
+
+
+def _is_near(products: _Products) -> Array:
+    return jnp.abs(_lengths_and_cosine(products)[2]) > 0.5
+
+
+def _ratio(products: _Products) -> Array:
+    """Of the lengths, with the sign of the cosine, as a constant. In half of the digits, unless the directions nearly
+    agree: the other half would cost w a digit."""
+    x_length, y_length, cosine = _lengths_and_cosine(products)
+    ratio = lax.stop_gradient(jnp.where(cosine < 0, -1, 1) * _nonzero(x_length) / _nonzero(y_length))
+    return jnp.where(_is_near(products), ratio, _half_of_the_digits(ratio))
+
+
+def _products(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    return x * x, y * y, x * y
 
 
 def _vectors(x: Array, y: Array, keep: Array | None) -> tuple[Array, Array]:
@@ -136,19 +189,19 @@ def _vectors(x: Array, y: Array, keep: Array | None) -> tuple[Array, Array]:
     return tuple(fill(keep, jnp.broadcast_to(v, x.shape)) for v in given)  # pyright: ignore[reportReturnType]
 
 
-def _balanced(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """A power of two, and x divided by it, which is exact and has its largest entry in [1, 4)."""
-    top = lax.stop_gradient(jnp.max(jnp.abs(x), axes, keepdims=True, initial=0))
-    _, exponent = _layout(x)
-    scale = _nonzero(_with_bits(top, lambda bits: bits & exponent))
-    scale = jnp.minimum(scale, 1 / jnp.finfo(x.dtype).tiny)  # XLA may multiply by the inverse
-    return scale, x / scale
+def _scale(square: Array) -> Array:
+    """A power of two that brings a vector with this square, which may have overflowed or vanished, among the numbers
+    whose squares are numbers; 1 if it is there."""
+    half = jnp.finfo(square.dtype).maxexp // 2
+    scale = jnp.where(square > 2.0 ** (half + half // 2), 2.0 ** (-half - 8), jnp.ones_like(square))
+    scale = jnp.where(square < 2.0 ** (-half - half // 4), 2.0 ** (half + half // 2), scale)
+    return lax.stop_gradient(scale)
 
 
 def _off(x: Array, y: Array, ratio: Array) -> Array:
-    """x - ratio y, as if the product were exact: it is, of each half of the digits of y."""
-    high = _half_of_the_digits(y)
-    return (x - ratio * high) - ratio * (y - high)
+    """x - ratio y, as if the product were exact: it is, of half of the digits of each, and what is left is small."""
+    high, first = _half_of_the_digits(y), _half_of_the_digits(ratio)
+    return ((x - first * high) - first * (y - high)) - (ratio - first) * y
 
 
 def _half_of_the_digits(x: Array) -> Array:
@@ -187,16 +240,16 @@ def _cosines_bwd(axes: tuple[int, ...], residuals: Any, g: Cosines) -> tuple[Arr
     # in one loop with what becomes of them; and what is left of two nearly equal directions keeps its digits.
     x, y, keep, frame = residuals
     f, (to_cosine, to_gap, to_x_norm, to_y_norm) = jax.tree.map(lambda v: jnp.expand_dims(v, axes), (frame, g))
-    a, b = (v / scale for v, scale in zip(_vectors(x, y, keep), (f.x_scale, f.y_scale), strict=True))
+    a, b = (v * scale for v, scale in zip(_vectors(x, y, keep), (f.x_scale, f.y_scale), strict=True))
     x_length, y_length = _nonzero(f.x_length), _nonzero(f.y_length)
     w = _off(a, b, f.ratio)
     some = (f.x_length != 0) & (f.y_length != 0)
     pull = jnp.where(some, (to_cosine - to_gap) / (x_length * y_length), 0)
-    to_x = pull * ((f.along_x * a - w) / f.ratio) + to_x_norm * f.x_scale / x_length * a
-    to_y = pull * (w - f.along_y * b) + to_y_norm * f.y_scale / y_length * b
+    to_x = pull * ((f.along_x * a - w) / f.ratio) + to_x_norm / (f.x_scale * x_length) * a
+    to_y = pull * (w - f.along_y * b) + to_y_norm / (f.y_scale * y_length) * b
 
     def pulled(slope: Array, scale: Array, primal: Array) -> Array | None:
-        slope = slope / scale
+        slope = slope * scale
         return cotangent(summed(slope if keep is None else jnp.where(keep, slope, 0), primal.shape), primal)
 
     return pulled(to_x, f.x_scale, x), pulled(to_y, f.y_scale, y), None
