@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._core import blocks, checks
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.directions import summed
 from jaxloss._core.precision import compute_dtype, cotangent, promote
@@ -85,7 +86,30 @@ def _measures(known: _Known, vectors: tuple[Array, ...], keep: Array | None, p: 
         squares = [0.5 * jnp.sum(jnp.square(z), known.axes) for z in between if known.squares]
         return _Measures([_length(known, z, p, eps) for z in between], squares)
 
-    return blocks.per_row(rows, (vectors, keep, p, eps), known.axes)
+    def careful() -> _Measures:
+        return blocks.per_row(rows, (vectors, keep, p, eps), known.axes)
+
+    if known.degree not in (1, 2) or not blocks.is_local(vectors[0]):
+        return careful()
+    powers = _powers(known, vectors, keep, p)
+    totals = [s + eps for s in powers]
+    half = jnp.finfo(eps.dtype).maxexp // 2
+    # One pass, where no power is near the ends of the range of numbers. Of a number among them, what vanished is less
+    # than a rounding.
+    usual = jnp.all(jnp.array([(t > 2.0**-half) & (t < 2.0**half) for t in totals]))
+    halves = [0.5 * s for s in powers if known.squares]
+    return lax.cond(usual, lambda: _Measures([_root(known, t, p) for t in totals], halves), careful)
+
+
+def _powers(known: _Known, vectors: tuple[Array, ...], keep: Array | None, p: Array) -> Sequence[Array]:
+    """sum |z|^p of each pair, as it comes."""
+
+    def terms(operands: tuple[tuple[Array, ...], Array | None]) -> tuple[Array, ...]:
+        return tuple(_power(known, z, p) for z in _differences(known, *operands))
+
+    if keep is None and all(v.dtype == p.dtype for v in vectors):  # XLA:CPU's library subtracts and multiplies, too
+        return [jnp.sum(term, known.axes) for term in terms((vectors, keep))]
+    return stable.row_sums((vectors, keep), known.axes, terms)
 
 
 def _differences(known: _Known, vectors: tuple[Array, ...], keep: Array | None) -> list[Array]:
@@ -122,7 +146,7 @@ def _measures_bwd(known: _Known, residuals: Any, g: _Measures) -> tuple[Any, ...
     vectors, keep, p, eps, distances = residuals
     slopes: list[Any] = [0] * len(vectors)
     to_p, to_eps = jnp.zeros_like(p), jnp.zeros_like(eps)
-    between = _differences(known, vectors, keep)
+    between = _differences(known, blocks.read_again(vectors), keep)
     for k, (pair, z) in enumerate(zip(known.pairs, between, strict=True)):
         to_distance = jnp.expand_dims(g.distances[k], known.axes)
         slope = to_distance * _slope(known, z, jnp.expand_dims(distances[k], known.axes), p)

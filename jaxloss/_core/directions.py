@@ -118,8 +118,7 @@ def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> 
             return terms(*_vectors(*operands[:3]), *operands[3:])
 
         of_rows = tuple(jnp.expand_dims(v, axes) for v in of_rows)
-        found = stable.row_sums((x, y, keep, *of_rows), axes[-1], of_vectors)
-        return tuple(jnp.sum(v, axes[:-1]) for v in found)
+        return stable.row_sums((x, y, keep, *of_rows), axes, of_vectors)
 
     if keep is None and x.dtype == y.dtype == compute_dtype(x):  # XLA:CPU's library multiplies what it adds up
         products = _Products(*(jnp.sum(v, axes) for v in _products(x, y)))

@@ -261,9 +261,11 @@ def row_sum(x: Any, axis: int, term: Scores = upcast) -> Array:
     return row_sums(x, axis, lambda x: (term(x),))[0]
 
 
-def row_sums(x: Any, axis: int, terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
-    """The sums of several terms over the classes, in one pass."""
-    return as_one(lambda x: _row_sums(x, axis, terms), x)
+def row_sums(x: Any, axis: int | tuple[int, ...], terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
+    """The sums of several terms over the classes, in one pass; of more than one axis, the last is added up first."""
+    *others, last = axis if isinstance(axis, tuple) else (axis,)
+    found = as_one(lambda x: _row_sums(x, last, terms), x)
+    return tuple(jnp.sum(s, others) for s in found) if others else found
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

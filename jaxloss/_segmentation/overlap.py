@@ -49,8 +49,7 @@ def _count(
     if not over:
         return Counts(*_terms(pixels))
     # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
-    sums = stable.row_sums(pixels, over[-1], _terms)
-    return Counts(*(jnp.sum(s, over[:-1]) for s in sums))
+    return Counts(*stable.row_sums(pixels, over, _terms))
 
 
 def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: Array | None) -> _Pixels:
