@@ -19,7 +19,7 @@ class Evaluated(NamedTuple):
 
     p: Array
     q: Array
-    is_top: Array | None = None  # of a softmax: the first class of the largest score
+    is_top: Array | None = None  # of a softmax: the class of the largest score, or several
 
 
 def evaluate(activation: Activation, x: Array, keep: Array | None) -> Evaluated:
@@ -33,8 +33,9 @@ def evaluate(activation: Activation, x: Array, keep: Array | None) -> Evaluated:
         z = jnp.where(keep | ~jnp.any(keep, -1, keepdims=True), z, -jnp.inf)
     stats = stable.row_stats(z, -1)
     p = stable.softmax(z, stats, -1)
-    q = stable.one_minus_probability(stable.gap(z, stats, -1), jnp.expand_dims(stats.rest, -1))
-    is_top = stable.is_label(z, stable.first_max(z, stats.max, -1), -1)
+    # Below the maximum, and at two that are equal, 1 - p is more than a half of it and keeps all digits.
+    is_top, rest = z == jnp.expand_dims(stats.max, -1), jnp.expand_dims(stats.rest, -1)
+    q = jnp.where(is_top, rest / (1 + rest), 1 - p)
     return Evaluated(fill(keep, p), fill(keep, q), is_top)
 
 
@@ -45,7 +46,8 @@ def pull(activation: Activation, found: Evaluated, g: Array) -> Array:
         return g
     if is_top is None:
         return g * p * q
-    # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits.
+    # Relative to the class on top, whose own share of the sum would leave nothing of a confident pixel's digits. (Of
+    # several equal ones it is relative to their sum, which is as good.)
     of_top = stable.row_sum((g, is_top), -1, lambda x: jnp.where(x[1], x[0], 0))[..., None]
     mean = stable.row_sum((p, g, of_top), -1, lambda x: x[0] * (x[1] - x[2]))[..., None]
     return p * ((g - of_top) - mean)
