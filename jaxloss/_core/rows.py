@@ -40,6 +40,7 @@ from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
+Terms = Callable[[Any], tuple[Array, ...]]
 
 _LOG_TINY = -87.3365  # log of the smallest normal float32, 2^-126
 _HUGE = np.finfo(np.float32).max
@@ -256,20 +257,25 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
     return jnp.where(at_label == jnp.inf, 0, stats.max - at_label)
 
 
-def row_sum(x: Any, axis: int, term: Scores = upcast) -> Array:
+def row_sum(x: Any, axis: int, term: Scores = upcast, *, given: bool = False) -> Array:
     """sum_k term(x)_k; the term may depend on x only element by element."""
-    return row_sums(x, axis, lambda x: (term(x),))[0]
+    return row_sums(x, axis, lambda x: (term(x),), given=given)[0]
 
 
-def row_sums(x: Any, axis: int | tuple[int, ...], terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
-    """The sums of several terms over the classes, in one pass; of more than one axis, the last is added up first."""
+def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, given: bool = False) -> tuple[Array, ...]:
+    """The sums of several terms over the classes, in one pass; of more than one axis, the last is added up first.
+
+    `given` says that the leaves of x are there in memory, so that slices of them cost nothing.
+    """
     *others, last = axis if isinstance(axis, tuple) else (axis,)
-    found = as_one(lambda x: _row_sums(x, last, terms), x)
+    found = as_one(lambda x: _row_sums(x, last, terms, given), x)
     return tuple(jnp.sum(s, others) for s in found) if others else found
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _row_sums(x: Any, axis: int, terms: Callable[[Any], tuple[Array, ...]]) -> tuple[Array, ...]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _row_sums(x: Any, axis: int, terms: Terms, given: bool) -> tuple[Array, ...]:
+    if given and _use_lanes(x) and not any(_is_half(leaf) for leaf in jax.tree.leaves(x)):
+        return _sums_in_lanes(x, axis, terms)
     values = terms(x)
     if not _one_cpu():
         return tuple(jnp.sum(v, axis) for v in values)
@@ -293,10 +299,10 @@ def _sums(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
 
 
 @_row_sums.defjvp
-def _row_sums_jvp(axis: int, terms: Any, primals: Any, tangents: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _row_sums_jvp(axis: int, terms: Terms, given: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
     # Why a rule: JAX has none for a reduction of several arrays.
     moved = jax.jvp(terms, primals, tangents)[1]
-    return row_sums(primals[0], axis, terms), tuple(jnp.sum(m, axis) for m in moved)
+    return row_sums(primals[0], axis, terms, given=given), tuple(jnp.sum(m, axis) for m in moved)
 
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
@@ -368,10 +374,14 @@ def _has_classes(leaf: Any, like: Array, axis: int) -> bool:
     return jnp.ndim(leaf) == like.ndim and leaf.shape[axis] == like.shape[axis]
 
 
+def _is_half(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
+
+
 def _views(x: Array) -> list[tuple[Array, Callable[[Array], Array]]]:
     """Arrays to slice instead of x, and the way back. XLA:CPU fuses an elementwise operation into at most 15 slices
     of its result, else it writes all of it out; and a slice of half precision is one of its float32 conversion."""
-    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize > 2:
+    if not _is_half(x):
         return [(x, lambda a: a)]
     bits = [lax.bitcast_convert_type(x, dtype) for dtype in (jnp.uint16, jnp.int16)]
     return [(x, lambda a: a), *((b, lambda a: lax.bitcast_convert_type(a, x.dtype)) for b in bits)]
@@ -395,27 +405,37 @@ def _slicer(leaf: Any, like: Array, axis: int, box: _Box) -> Callable[[int], Any
     return cut
 
 
-def _slices(x: Any, axis: int, scores: Scores) -> tuple[list[Array], Array | None]:
-    """The scores of every slice, and which entries of the last one are not in the one before (None: all)."""
+def _slices(x: Any, axis: int, terms: Terms) -> tuple[list[tuple[Array, ...]], Array | None]:
+    """The terms of every slice, and which entries of the last one are not in the one before (None: all)."""
     leaves, tree = jax.tree.flatten(x)
     like = leaves[0]
     box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), like.dtype.itemsize)
     cuts = [_slicer(leaf, like, axis, box) for leaf in leaves]
     in_axes = [axis if jnp.ndim(leaf) == like.ndim else None for leaf in leaves]
 
-    def one(*slices: Any) -> Array:
-        return scores(jax.tree.unflatten(tree, slices))
+    def one(*slices: Any) -> tuple[Array, ...]:
+        return terms(jax.tree.unflatten(tree, slices))
 
-    over_blocks = jax.vmap(one, in_axes, axis)  # `scores` sees the rank that it knows
-    z = [over_blocks(*(cut(i) for cut in cuts)) for i in range(box.slices)]
-    fresh = _class_index(z[-1], axis + 1, jnp.int32) >= box.missing if box.missing else None
-    return z, fresh
+    over_blocks = jax.vmap(one, in_axes, axis)  # `terms` sees the rank that it knows
+    found = [over_blocks(*(cut(i) for cut in cuts)) for i in range(box.slices)]
+    fresh = _class_index(found[-1][0], axis + 1, jnp.int32) >= box.missing if box.missing else None
+    return found, fresh
+
+
+def _sums_in_lanes(x: Any, axis: int, terms: Terms) -> tuple[Array, ...]:
+    axis %= jax.tree.leaves(x)[0].ndim
+    slices, fresh = _slices(x, axis, terms)
+    if fresh is not None:
+        slices[-1] = tuple(jnp.where(fresh, v, 0) for v in slices[-1])
+    lanes = (functools.reduce(jnp.add, of_term) for of_term in zip(*slices, strict=True))
+    return tuple(_add_lanes(_computed_once(v), axis) for v in lanes)
 
 
 def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
     axis %= jax.tree.leaves(x)[0].ndim
     both = (axis, axis + 1)
-    slices, fresh = _slices(x, axis, scores)
+    found, fresh = _slices(x, axis, lambda x: (scores(x),))
+    slices = [z for (z,) in found]
     single = slices[0].shape[axis] * slices[0].shape[axis + 1] == 1
     if scores is upcast and not single:
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is

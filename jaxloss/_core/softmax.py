@@ -157,7 +157,7 @@ def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None,
     if wanted.spread:
         spread = _weighed(at_hand, axis, _spread_weight)
     if wanted.entropy:
-        heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis))
+        heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis), given=True)
     argmax = first + stable.first_max(z, stats.max, axis) if wanted.argmax else None
     return Part(stats, at_label, cost, spread, heat, argmax)
 
@@ -180,7 +180,7 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
     def terms(x: _AtHand) -> tuple[Array, Array]:
         return weight(x), times(weight(x), _gap(axis, x))
 
-    return Weighed(*stable.row_sums(at_hand, axis, terms))
+    return Weighed(*stable.row_sums(at_hand, axis, terms, given=True))
 
 
 def _target_weight(x: _AtHand) -> Array:

@@ -101,8 +101,8 @@ def _forward(axis: int, s: Scores, target: Array, class_weights: Array | None, e
         gap, chance = _gap_and_miss(z, x.stats, axis)
         return weight, times(weight, gap), weight * chance
 
-    given = _AtHand(s, stats, target, along(class_weights, scores(s, axis), axis))
-    mass, gaps, miss = stable.row_sums(given, axis, terms)
+    at_hand = _AtHand(s, stats, target, along(class_weights, scores(s, axis), axis))
+    mass, gaps, miss = stable.row_sums(at_hand, axis, terms, given=True)
     losses = gaps + mass * jnp.log1p(stats.rest) + jnp.asarray(epsilon, gaps.dtype) * miss
     return losses, (s, target, class_weights, epsilon, _Row(stats, mass, miss))
 
