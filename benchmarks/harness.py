@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pathlib
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -47,7 +48,7 @@ def residual_bytes(fun: Callable[..., Any], *args: Any) -> int:
 
 
 def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a call in each round for each program, one round of all before the next, each time another one first:
+    """Seconds of a call in each round for each program, one round of all before the next, each time in another order:
     what ran before leaves its memory behind. Short calls are repeated until a round takes 0.02 s, at most 32 times:
     the time until a thread wakes up would be most of one."""
 
@@ -61,9 +62,9 @@ def interleaved(programs: Mapping[str, Program], args: Sequence[Any], rounds: in
         timed(program, 1)
     calls = {name: max(1, min(32, int(0.02 / timed(program, 1)))) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    names = list(programs)
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(list(programs), len(programs)):
             seconds[name].append(timed(programs[name], calls[name]))
     return seconds
 
