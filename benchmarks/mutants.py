@@ -29,6 +29,7 @@ DIGITS = [*CONFORMANCE, "tests/test_conformance_accuracy.py"]
 # A file of rules, and the tests that should notice.
 TARGETS: dict[str, list[str]] = {
     "_core/softmax.py": [*DIGITS, "tests/test_class_parallel.py", "-k", "softmax_cross_entropy or class_parallel"],
+    "_core/directions.py": [*DIGITS, "tests/test_regression.py", "-k", "cosine or info_nce or barlow"],
     "_core/softmax_kl.py": [*DIGITS, "tests/test_divergence.py", "-k", "softmax_kl"],
     "_divergence/probabilities.py": [*DIGITS, "-k", "kl_divergence and not softmax_kl and not sigmoid_kl"],
     "_divergence/gaussian.py": [*DIGITS, "tests/test_divergence.py", "-k", "gaussian_kl"],
