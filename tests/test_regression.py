@@ -180,12 +180,18 @@ def exact_cosine_distance(x, y):
     return value[:, 0], (xy / xx * x - y) / lengths, -off / lengths
 
 
-@pytest.mark.parametrize("local", [False, True], ids=["devices", "one CPU"])  # which has a shortcut for distant rows
+@pytest.fixture(params=[False, True], ids=["devices", "one CPU"])  # which has a shortcut for distant rows
+def form(request, monkeypatch):
+    monkeypatch.setattr(directions.blocks, "is_local", lambda x: request.param)
+    jax.clear_caches()  # what was traced in the other form
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("apart", [1e-7, 1e-5, 1e-3, 0.1, 10.0])
 @pytest.mark.parametrize("lengths", [(0, 0), (-100, 0), (0, 83), (83, -100)])  # powers of two, which do not round
-def test_cosines_keep_their_digits(monkeypatch, local, apart, lengths):
-    monkeypatch.setattr(directions.blocks, "is_local", lambda x: local)
-    jax.clear_caches()
+def test_cosines_keep_their_digits(apart, lengths):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(40, 64)).astype(np.float32)
     y = ((x + apart * rng.normal(size=x.shape)) * 3).astype(np.float32)

@@ -3,6 +3,7 @@
 - `per_row(f, operands, axis)`: `f(*operands)`, arrays without the class axis (or axes), each row of its own.
 - `total(f, operands)`: the sum of all elements of `f(*operands)`, each of its own.
 - `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU.
+- `is_local(x)`: is there one CPU and no mesh, so that slices, loops and branches cost no communication.
 
 The first operand has the shape; the others have as many dimensions, each of the same length or 1, or are scalars. The
 derivative is that of the plain call, any number of times. Under vmap the mapped axis is one more axis of rows.

@@ -33,7 +33,7 @@ def evaluate(activation: Activation, x: Array, keep: Array | None) -> Evaluated:
         z = jnp.where(keep | ~jnp.any(keep, -1, keepdims=True), z, -jnp.inf)
     stats = stable.row_stats(z, -1)
     p = stable.softmax(z, stats, -1)
-    # Below the maximum, and at two that are equal, 1 - p is more than a half of it and keeps all digits.
+    # Any other class has at most half of the probability, so that 1 - p keeps all digits.
     is_top, rest = z == jnp.expand_dims(stats.max, -1), jnp.expand_dims(stats.rest, -1)
     q = jnp.where(is_top, rest / (1 + rest), 1 - p)
     return Evaluated(fill(keep, p), fill(keep, q), is_top)
