@@ -327,7 +327,7 @@ for dtype in (jnp.float32, jnp.bfloat16):
 """
 
 
-@pytest.mark.skipif(jax.__version_info__[:2] != (0, 10), reason="what XLA fuses is measured for one version")
+@pytest.mark.skipif(jax.__version_info__[:2] < (0, 10), reason="what XLA fuses is measured from jax 0.10 on")
 def test_memory_traffic_on_one_cpu():
     env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     out = subprocess.run([sys.executable, "-c", COST], env=env, check=True, capture_output=True, text=True).stdout
