@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.class_rows import require_classes
+from jaxloss._core.class_rows import known_classes
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Integer, Num, Reduction
@@ -70,7 +70,7 @@ def cumulative_link_loss(
     keep = None
     if where is not None:
         keep = checks.align(fn, "where", checks.mask(fn, "where", where), x.shape, "predictions")
-    require_classes(fn, fill(keep, y, 0), cuts.size + 1)
+    y = known_classes(fn, fill(keep, y, 0), cuts.size + 1)
     dtype = compute_dtype(x, cuts)
 
     def rule(x: Array, y: Array, keep: Array | None, *cuts: Array) -> Array:

@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import checkify
 
 from jaxloss._core import checks
+from jaxloss._core.alarm import alarm
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import ArrayLike, Bool, Float, Num, Reduction
@@ -121,8 +121,7 @@ def signs(fn: str, labels: Any, where: Any) -> Array:
         return jnp.where(y, 1, -1).astype(jnp.int8)
     if jnp.issubdtype(y.dtype, jnp.floating):
         y = checks.no_gradient(fn, "labels", y)
-    _require_signs(fn, valid(y), where)
-    return y
+    return _known_signs(fn, y, where)
 
 
 def valid(sign: Array) -> Array:
@@ -134,8 +133,9 @@ def nan_unless(valid: Array, like: Array) -> Array:
     return jnp.where(valid, 1, jnp.nan).astype(like.dtype)
 
 
-def _require_signs(fn: str, valid: Array, where: Any) -> None:
-    """For `checkify` with `user_checks`; free when not asked for. Shapes that do not fit are refused later."""
-    if where is not None and checks.broadcastable(valid.shape, np.shape(where)):
-        valid = jnp.broadcast_to(valid, np.shape(where)) | ~jnp.asarray(where).astype(bool)
-    checkify.debug_check(jnp.all(valid), f"{fn}: labels must be 1 or -1")
+def _known_signs(fn: str, y: Array, where: Any) -> Array:
+    """The labels, with an alarm for what is neither. Shapes that do not fit are refused later."""
+    fine = valid(y)
+    if where is not None and checks.broadcastable(fine.shape, np.shape(where)):
+        fine = jnp.broadcast_to(fine, np.shape(where)) | ~jnp.asarray(where).astype(bool)
+    return alarm(y, fine, f"{fn}: labels must be 1 or -1")

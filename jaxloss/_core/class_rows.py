@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import checkify
 
 from jaxloss._core import checks, stable
+from jaxloss._core.alarm import alarm
 from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce
@@ -66,8 +66,7 @@ class Rows:
             kept = ~checks.is_index(self.fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept
         y = fill(self.keep, y, 0)
-        require_classes(self.fn, y, self.total_classes)
-        return y
+        return known_classes(self.fn, y, self.total_classes)
 
     def distribution(self, labels: Any) -> Array:
         t = checks.number(self.fn, "labels", labels)
@@ -169,10 +168,10 @@ def one_hot(labels: Array, like: Array) -> Array:
     return jnp.where(valid, stable.is_label(like, labels, -1).astype(like.dtype), jnp.nan)
 
 
-def require_classes(fn: str, labels: Array, classes: int) -> None:
-    """For `checkify` with `user_checks`; free when not asked for."""
-    labels = checks.wide(labels)
-    checkify.debug_check(jnp.all((labels >= 0) & (labels < classes)), f"{fn}: labels must be in [0, {classes})")
+def known_classes(fn: str, labels: Array, classes: int) -> Array:
+    """The labels, with an alarm for those out of range."""
+    wide = checks.wide(labels)
+    return alarm(labels, (wide >= 0) & (wide < classes), f"{fn}: labels must be in [0, {classes})")
 
 
 def is_zero(option: Any) -> bool:

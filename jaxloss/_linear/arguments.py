@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.class_rows import require_classes
+from jaxloss._core.class_rows import known_classes
 from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.partitioning import divided, undivided
 from jaxloss._core.precision import compute_dtype
@@ -124,8 +124,7 @@ class Problem:
         if ignore_index is not None:
             kept = ~checks.is_index(fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept
-        self.labels = fill(self.keep, y, 0)
-        require_classes(fn, self.labels, head.total)
+        self.labels = known_classes(fn, fill(self.keep, y, 0), head.total)
 
     def _option(self, name: str, value: Any, off: float) -> Array | None:
         checks.in_range(self.fn, name, value, 0, math.inf, open_low=True)

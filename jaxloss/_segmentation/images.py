@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxloss._core import checks
-from jaxloss._core.class_rows import require_classes
+from jaxloss._core.class_rows import known_classes
 from jaxloss._core.reduction import fill
 from jaxloss._core.row_masks import masks
 from jaxloss._core.typing import Array
@@ -44,7 +44,7 @@ def images(
     keep, _ = masks(fn, where, x.shape, (x.ndim - 1,), "predictions")
     if t.ndim == x.ndim:
         checks.same_shape(fn, "targets", t, x.shape, "predictions")
-        keep = _known(fn, t, keep, ignore_index)
+        t, keep = _known(fn, t, keep, ignore_index)
     else:
         t = checks.same_shape(fn, "targets", t, x.shape[:-1], "predictions, or theirs without the class axis")
         t, keep = _indices(fn, t, x.shape[-1], keep, ignore_index)
@@ -56,17 +56,17 @@ def images(
     return Images(activation, summed_axes(fn, axis, x.ndim), x, t, keep, weights)
 
 
-def _known(fn: str, t: Array, keep: Array | None, ignore_index: int | None) -> Array | None:
-    """What to keep of weights of classes. Of one class, integers are as good as indices: 1 for it, 0 for the rest."""
+def _known(fn: str, t: Array, keep: Array | None, ignore_index: int | None) -> tuple[Array, Array | None]:
+    """Weights of classes, and what to keep. Of one class, integers are as good as indices: 1 for it, 0 for the rest."""
     if t.shape[-1] == 1 and not jnp.issubdtype(t.dtype, jnp.floating):
         keep = _without(fn, t, keep, ignore_index)
-        require_classes(fn, fill(keep, t.astype(jnp.int32)), 2)
+        t = known_classes(fn, fill(keep, t.astype(jnp.int32)), 2)
     elif ignore_index is not None:
         raise ValueError(
             f"{fn}: ignore_index needs targets that are class indices, or integers of one class, got {t.dtype} "
             f"of shape {t.shape}; use where"
         )
-    return keep
+    return t, keep
 
 
 def _without(fn: str, t: Array, keep: Array | None, ignore_index: int | None) -> Array | None:
@@ -82,8 +82,7 @@ def _indices(fn: str, t: Array, classes: int, keep: Any, ignore_index: int | Non
         raise TypeError(f"{fn}: targets without a class axis must be integer class indices, got {t.dtype}")
     keep, t = _without(fn, t[..., None], keep, ignore_index), checks.wide(t)
     t = t if keep is None else fill(jnp.any(keep, -1), t)
-    require_classes(fn, t, classes)
-    return t, keep
+    return known_classes(fn, t, classes), keep
 
 
 def summed_axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:

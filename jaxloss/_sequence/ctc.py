@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.experimental import checkify
 
 from jaxloss._core import checks, scaled, stable
+from jaxloss._core.alarm import alarm
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.class_rows import require_classes
+from jaxloss._core.class_rows import known_classes
 from jaxloss._core.devices import one_cpu
 from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import reduce
@@ -205,9 +205,9 @@ def _valid_labels(fn: str, y: Array, padded: Array, classes: int, blank: int) ->
     """Labels with blanks for what is padded, and which examples have a meaning."""
     y = jnp.where(padded, blank, y.astype(jnp.int32) if y.dtype.itemsize < 4 else y)
     in_order = ~jnp.any(padded[..., :-1] & ~padded[..., 1:], -1)
-    require_classes(fn, y, classes)
-    checkify.debug_check(jnp.all(padded | (y != blank)), f"{fn}: labels must not be the blank, {blank}")
-    checkify.debug_check(jnp.all(in_order), f"{fn}: label_paddings must be at the end of each row")
+    y = known_classes(fn, y, classes)
+    y = alarm(y, padded | (y != blank), f"{fn}: labels must not be the blank, {blank}")
+    y = alarm(y, in_order, f"{fn}: label_paddings must be at the end of each row")
     valid = jnp.all((y >= 0) & (y < classes), -1) & in_order
     return jnp.clip(y, 0, classes - 1).astype(jnp.int32), valid
 
