@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from tqdm import tqdm
 
 import jaxloss
 from benchmarks import linear_peers
 from benchmarks.harness import Program, compiled, environment, interleaved, ratio
+from jaxloss._linear.plan import Shape, choose
+from jaxloss._linear.tiles import add, count, cut, loop, piece, project, rounded, to_hidden, to_kernel
 
 SHAPES = [(2048, 512, 32768), (1024, 256, 131072), (1000, 320, 50257)]
 GPU_SHAPES = [(4096, 4096, 128256), (8192, 2304, 256000), (32768, 2560, 128256), (4096, 4096, 151936)]
@@ -37,37 +38,23 @@ def with_labels_ignored(h: Any, w: Any, y: Any) -> Any:
     return jaxloss.linear_cross_entropy(h, w, y, ignore_index=-100, method="fast")
 
 
-def products(tokens: int, classes: int) -> Callable[..., Any]:
-    """The logits of a tile and the two products of their cotangent, in a loop over chunks of tokens and classes."""
+def products(h: Any, w: Any, y: Any) -> Any:
+    """The logits of a tile and the two products of their cotangent, in the tiles of `method="fast"`."""
+    (n, d), v = h.shape, w.shape[1]
+    _, sizes = choose("products", Shape(n, d, v, h.dtype.itemsize), True, "fast", None, None)
 
-    def run(h: Any, w: Any, y: Any) -> Any:
-        (n, d), v = h.shape, w.shape[1]
+    def tile(j: Any, i: Any, total: Any) -> Any:
+        rows, block = piece(j, n, sizes.tokens), piece(i, v, sizes.classes)
+        here, part = cut(h, rows.start, rows.size, 0), cut(w, block.start, block.size, 1)
+        small = rounded(project(here, part, "dv"), w.dtype)
+        to_h, to_w = to_hidden(small, part, "dv"), to_kernel(small, here, "dv")
+        return add(total[0], to_h, rows.start, 0), add(total[1], to_w, block.start, 1)
 
-        def tile(j: Any, i: Any, total: Any) -> Any:
-            rows, block = jnp.minimum(j * tokens, n - tokens), jnp.minimum(i * classes, v - classes)
-            here, part = (
-                lax.dynamic_slice_in_dim(h, rows, tokens, 0),
-                lax.dynamic_slice_in_dim(w, block, classes, 1),
-            )
-            logits = jnp.dot(here, part, preferred_element_type=jnp.float32)
-            small = logits.astype(w.dtype)
-            to_h = jnp.dot(small, part.T, preferred_element_type=jnp.float32)
-            to_w = jnp.dot(lax.optimization_barrier(here.T), small, preferred_element_type=jnp.float32)
-            old_h = lax.dynamic_slice_in_dim(total[0], rows, tokens, 0)
-            old_w = lax.dynamic_slice_in_dim(total[1], block, classes, 1)
-            return (
-                lax.dynamic_update_slice_in_dim(total[0], old_h + to_h, rows, 0),
-                lax.dynamic_update_slice_in_dim(total[1], old_w + to_w, block, 1),
-            )
+    def chunk(j: Any, total: Any) -> Any:
+        return loop(count(v, sizes.classes), lambda i, total: tile(j, i, total), total)
 
-        def chunk(j: Any, total: Any) -> Any:
-            return lax.fori_loop(0, -(-v // classes), lambda i, total: tile(j, i, total), total)
-
-        zeros = jnp.zeros((n, d)), jnp.zeros((d, v))
-        to_h, to_w = lax.fori_loop(0, -(-n // tokens), chunk, zeros)
-        return to_h.astype(h.dtype), to_w.astype(w.dtype)
-
-    return run
+    to_h, to_w = loop(count(n, sizes.tokens), chunk, (jnp.zeros((n, d)), jnp.zeros((d, v))))
+    return to_h.astype(h.dtype), to_w.astype(w.dtype)
 
 
 def arguments(n: int, d: int, v: int, dtype: Any) -> Arguments:
@@ -80,11 +67,9 @@ def programs(args: Arguments) -> dict[str, Program]:
     def gradient(loss: Callable[..., Any]) -> Program:
         return compiled(jax.value_and_grad(loss, (0, 1)), *args)
 
-    n, v = args[0].shape[0], args[1].shape[1]
-    cpu = jax.default_backend() == "cpu"
     found = {method: gradient(ours(method)) for method in METHODS}
     found["optax on logits"] = gradient(linear_peers.optax_on_logits)
-    found["three products"] = compiled(products(min(n, 512), min(v, 2048) if cpu else v), *args)
+    found["three products"] = compiled(products, *args)
     if (tokamax := linear_peers.tokamax_loss()) is not None:
         found["tokamax"] = gradient(tokamax)
     for name, run in linear_peers.torch_peers(*args).items():
