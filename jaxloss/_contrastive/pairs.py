@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxloss._contrastive.signs import nan_unless, signs, valid
 from jaxloss._contrastive.vectors import Rows
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.directions import cosines
 from jaxloss._core.softmax import times
@@ -64,7 +64,7 @@ def contrastive_loss(
     rows = Rows(fn, axis, where, anchors=anchors, others=others)
     distance, half_square = rows.distance_and_half_square()
     s = jnp.broadcast_to(rows.option("similar", similar), rows.shape)
-    short = jnp.maximum(rows.option("margin", margin) - distance, 0)
+    short = stable.positive_part(rows.option("margin", margin) - distance)
     losses = times(s, half_square) + (1 - s) * (0.5 * jnp.square(short))
     return rows.reduce(losses * nan_unless((s >= 0) & (s <= 1), losses), weights, reduction)
 
@@ -118,5 +118,5 @@ def cosine_embedding_loss(
     sign = jnp.broadcast_to(rows.option("labels", signs(fn, labels, where)), rows.shape)
     cosine, gap, *_ = cosines(rows.axes, *rows.vectors, rows.keep)
     excess = cosine - rows.option("margin", margin)
-    losses = jnp.where(sign > 0, gap, jnp.where(excess <= 0, 0, excess))
+    losses = jnp.where(sign > 0, gap, stable.positive_part(excess))
     return rows.reduce(losses * nan_unless(valid(sign), losses), weights, reduction)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.alarm import alarm
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
@@ -57,7 +57,7 @@ def hinge_embedding_loss(
 @with_slopes
 def _hinge_embedding(d: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     together, short, or_nan = sign > 0, margin > d, nan_unless(valid(sign), d)
-    losses = jnp.where(together, d, jnp.maximum(margin - d, 0))
+    losses = jnp.where(together, d, stable.positive_part(margin - d))
     apart = jnp.where(short, or_nan, 0 * or_nan)
     return losses * or_nan, (jnp.where(together, or_nan, -apart), 0 * d, jnp.where(together, 0 * or_nan, apart))
 
@@ -111,7 +111,7 @@ def margin_ranking_loss(
 def _margin_ranking(a: Array, b: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, ...]]:
     lack, or_nan = margin - sign * (a - b), nan_unless(valid(sign), a)
     slope = jnp.where(lack > 0, or_nan, 0 * or_nan)
-    return jnp.maximum(lack, 0) * or_nan, (-sign * slope, sign * slope, 0 * slope, slope)
+    return stable.positive_part(lack) * or_nan, (-sign * slope, sign * slope, 0 * slope, slope)
 
 
 def signs(fn: str, labels: Any, where: Any) -> Array:

@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 
 from jaxloss._contrastive.vectors import Rows
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
@@ -72,4 +72,4 @@ def triplet_margin_loss(
     if swap:
         far = jnp.where(other[0] < far, other[0], far)
     excess = near - far + rows.option("margin", margin)
-    return rows.reduce(jnp.where(excess <= 0, 0, excess), weights, reduction)
+    return rows.reduce(stable.positive_part(excess), weights, reduction)

@@ -120,7 +120,8 @@ def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> 
         of_rows = tuple(jnp.expand_dims(v, axes) for v in of_rows)
         return stable.row_sums((x, y, keep, *of_rows), axes, of_vectors)
 
-    if keep is None and x.dtype == y.dtype == compute_dtype(x):  # XLA:CPU's library multiplies what it adds up
+    # XLA:CPU's library multiplies what it adds up, if nothing else is to be done to it.
+    if keep is None and x.shape == y.shape and x.dtype == y.dtype == compute_dtype(x):
         products = _Products(*(jnp.sum(v, axes) for v in _products(x, y)))
     else:
         products = _Products(*sums(_products))

@@ -87,7 +87,7 @@ def along(row: Any, axis: int) -> Any:
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
     """Logits below their maximum, and their difference as if it had been formed exactly."""
     x, y, t, max_x, max_y = promote(x, y, t, max_x, max_y)
-    x, y = jnp.maximum(x, LOWEST), jnp.maximum(y, LOWEST)
+    x, y = (jnp.where(z < LOWEST, LOWEST, z) for z in (x, y))  # XLA:CPU's library drops NaN from a maximum
     high, low = _two_difference(x, y)
     max_high, max_low = _two_difference(max_x, max_y)
     return (x - max_x) / t, (y - max_y) / t, ((high - max_high) + (low - max_low)) / t

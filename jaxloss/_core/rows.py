@@ -8,6 +8,7 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
   1 / (1 + rest): no digit of a confident row is lost. Differentiable by JAX any number of times.
 - `part_stats` is the same for some of the classes; `settled` says where those of all classes are no distribution.
 - `row_sum(x, axis, term=upcast)`: sum_k term(x)_k without the class axis; `row_sums` takes several terms in one pass.
+- `row_max(x, axis, scores=upcast)`: the maximum alone, NaN where a score is.
 - `gap(z, stats, axis)`: max - z_k >= 0. `label_gap(z, stats, label, axis)`: the same at the label, without the axis.
 - `first_max(z, top, axis)`: the first class whose score is the maximum.
 - `softmax(z, stats, axis)`: exp(z_k - max) / (1 + rest).
@@ -18,9 +19,10 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
 A row of only -inf has rest = NaN, and so has a row with two entries of +inf; one +inf is the whole distribution.
 
 The forms differ by device. XLA:CPU hands a reduction to a library (YNNPACK) that takes 137 ms for the exponentials of
-[512, 65536] against 24 here, and writes out what it cannot take (a select, a comparison, a conversion of bfloat16).
-There a row is summed in lanes: slices of the row are added up element by element, which is one fused, vectorised
-loop, and the library adds up the 2% that is left. Elsewhere, and where the class axis may be sharded, plain reductions.
+[512, 65536] against 24 here, and writes out what it cannot take (a select, a comparison, a conversion of bfloat16),
+and drops NaN from a maximum. There a row is summed in lanes: slices of the row are added up element by element, which
+is one fused, vectorised loop, and the library adds up the 2% that is left. Elsewhere, and where the class axis may be
+sharded, plain reductions.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def part_stats(x: Any, axis: int, scores: Scores = upcast) -> RowStats:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _part_stats(x: Any, axis: int, scores: Scores) -> RowStats:
     top, rest = _stats_in_lanes(x, axis, scores) if _use_lanes(x) else _stats_by_reduction(scores(x), axis)
-    return RowStats(jnp.squeeze(top, axis), jnp.squeeze(jnp.where(top == -jnp.inf, 0, rest), axis))
+    nothing = (top == -jnp.inf) & ~jnp.isnan(rest)
+    return RowStats(jnp.squeeze(top, axis), jnp.squeeze(jnp.where(nothing, 0, rest), axis))
 
 
 @_part_stats.defjvp
@@ -94,6 +97,18 @@ def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> t
     max_dot = jnp.sum(jnp.where(first, z_dot, 0), axis)
     others = exp_minus(z, jnp.expand_dims(reference(stats.max), axis)) * (z_dot - jnp.expand_dims(max_dot, axis))
     return stats, RowStats(max_dot, jnp.sum(jnp.where(first, 0, others), axis))
+
+
+def row_max(x: Any, axis: int, scores: Scores = upcast) -> Array:
+    """The maximum of each row, NaN where a score is."""
+    if _use_lanes(x):
+        axis %= jax.tree.leaves(x)[0].ndim
+        found, _ = _slices(x, axis, lambda x: (scores(x),))
+        z, axes = _computed_once(functools.reduce(jnp.maximum, [z for (z,) in found])), (axis, axis + 1)
+    else:
+        z, axes = scores(x), (axis,)
+    top = jnp.max(z, axes)
+    return top if jax.default_backend() != "cpu" else jnp.where(jnp.any(jnp.isnan(z), axes), jnp.nan, top)
 
 
 def first_max(z: Array, top: Array, axis: int) -> Array:
@@ -110,7 +125,7 @@ def _is_first_max(z: Array, stats: RowStats, axis: int) -> Array:
 def _stats_by_reduction(z: Array, axis: int) -> tuple[Array, Array]:
     top = jnp.max(z, axis, keepdims=True)
     is_top = z == top
-    exp, scale = _row_exp(top)
+    exp, scale = _row_exp(reference(top))
     others = jnp.sum(jnp.where(is_top, 0, exp(z)), axis, keepdims=True)
     ties = jnp.sum(is_top.astype(z.dtype), axis, keepdims=True)
     return top, others * scale + (ties - 1)
@@ -317,8 +332,8 @@ def _kept(operands: tuple[Array, Array | None]) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _logsumexp(operands: tuple[Array, Array | None], axis: int) -> Array:
-    stats = row_stats(operands, axis, _kept)
-    return jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + jnp.log1p(stats.rest))
+    stats = part_stats(operands, axis, _kept)
+    return stats.max + jnp.where(stats.max == -jnp.inf, stats.rest, jnp.log1p(settled(stats).rest))
 
 
 @_logsumexp.defjvp
@@ -388,11 +403,9 @@ def _views(x: Array) -> list[tuple[Array, Callable[[Array], Array]]]:
 
 
 def _slicer(leaf: Any, like: Array, axis: int, box: _Box) -> Callable[[int], Any]:
-    """From the number of a slice to the slice, of shape [..., blocks, width, ...]."""
-    if jnp.ndim(leaf) != like.ndim:
-        return lambda i: leaf
+    """From the number of a slice to the slice, of shape [..., blocks, width, ...]; leaves without classes are whole."""
     if not _has_classes(leaf, like, axis):
-        return lambda i: jnp.expand_dims(leaf, axis)
+        return lambda i: leaf
     views = _views(leaf)
 
     def cut(i: int) -> Array:
@@ -411,7 +424,7 @@ def _slices(x: Any, axis: int, terms: Terms) -> tuple[list[tuple[Array, ...]], A
     like = leaves[0]
     box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), like.dtype.itemsize)
     cuts = [_slicer(leaf, like, axis, box) for leaf in leaves]
-    in_axes = [axis if jnp.ndim(leaf) == like.ndim else None for leaf in leaves]
+    in_axes = [axis if _has_classes(leaf, like, axis) else None for leaf in leaves]
 
     def one(*slices: Any) -> tuple[Array, ...]:
         return terms(jax.tree.unflatten(tree, slices))
@@ -442,7 +455,7 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> tuple[Array, Array]:
     else:
         top = functools.reduce(jnp.maximum, slices)
         top = jnp.squeeze(_computed_once(top) if single else jnp.max(top, both, keepdims=True), axis)
-    exp, scale = _row_exp(jnp.expand_dims(top, axis))
+    exp, scale = _row_exp(jnp.expand_dims(reference(top), axis))
     others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
     for i, z in enumerate(slices):
         z = z if fresh is None or i < len(slices) - 1 else jnp.where(fresh, z, -jnp.inf)

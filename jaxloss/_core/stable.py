@@ -25,6 +25,7 @@ from jaxloss._core.rows import (
     part_stats,
     pick,
     reference,
+    row_max,
     row_stats,
     row_sum,
     row_sums,
@@ -66,6 +67,7 @@ __all__ = [
     "pick",
     "power",
     "reference",
+    "row_max",
     "row_stats",
     "row_sum",
     "row_sums",
@@ -120,6 +122,11 @@ def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
     by_x = jnp.maximum(jnp.log(y), jnp.finfo(y.dtype).min)
     by_y = jnp.where(x == 0, 0, x / jnp.where(x == 0, 1, y))
     return xlogy(x, y), by_x * tangents[0] + by_y * tangents[1]
+
+
+def positive_part(x: Array) -> Array:
+    """max(x, 0), for whatever a sum may follow: XLA:CPU's library drops NaN from a maximum that it adds up."""
+    return jnp.where(x <= 0, 0, x)
 
 
 def power(base: Array, exponent: Array) -> Array:

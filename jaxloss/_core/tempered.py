@@ -41,7 +41,8 @@ class Tempered(NamedTuple):
 
 def distribution(z: Array, t: float, known: Normaliser | None = None) -> tuple[Tempered, Normaliser]:
     """Along the last axis, and what of each row says how it is normalised, if it is not known yet."""
-    top = lax.stop_gradient(jnp.max(z, -1))
+    top = lax.stop_gradient(stable.row_max(z, -1))
+    z = jnp.where(jnp.isnan(top)[..., None], jnp.nan, z)
     is_top = stable.is_label(z, stable.first_max(z, top, -1), -1)
     p, behind, found = (_from_lowest if t <= _SPARSE else _from_top)(z, is_top, t, known)
     others = jnp.sum(jnp.where(is_top, 0, p), -1, keepdims=True)

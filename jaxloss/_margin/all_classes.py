@@ -186,7 +186,7 @@ def _all_pairs(x: Array, y: Array, keep: Array | None, margin: Array) -> tuple[_
 def _short(label: Array, wrong: Array, margin: Array) -> Array:
     """By how much a label is not ahead of a wrong class."""
     gap = jnp.where((wrong == -jnp.inf) | (label == jnp.inf), -jnp.inf, wrong - label)
-    return jnp.maximum(gap + margin, 0)
+    return stable.positive_part(gap + margin)
 
 
 def _against_wrong(x: _Pairs) -> tuple[Array, Array]:

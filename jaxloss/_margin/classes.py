@@ -188,10 +188,16 @@ def _ahead(margin: float, x: Array, y: Array, mask: Array | None) -> Array:
 def _ahead_fwd(margin: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
     s = scores_of(Scores(x, mask), -1)
     own = stable.pick(s, y, -1)
-    worst = jnp.max(jnp.where(stable.is_label(s, y, -1), -jnp.inf, s), -1)
+    classes = jnp.arange(s.shape[-1], dtype=y.dtype).reshape(*[1] * y.ndim, -1)
+    worst = stable.row_max((Scores(x, mask), classes, y[..., None]), -1, _but_own)
     short = jnp.where(worst == -jnp.inf, -jnp.inf, worst - own + margin)
-    losses = jnp.where(own == -jnp.inf, jnp.inf, jnp.where(jnp.isnan(own), jnp.nan, jnp.maximum(short, 0)))
+    losses = jnp.where(own == -jnp.inf, jnp.inf, jnp.where(jnp.isnan(own), jnp.nan, stable.positive_part(short)))
     return losses, (x, y, mask, worst, short)
+
+
+def _but_own(x: tuple[Scores, Array, Array]) -> Array:
+    s, classes, own = x
+    return jnp.where(classes == own, -jnp.inf, scores_of(s, -1))
 
 
 def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, None, None]:
@@ -234,9 +240,9 @@ def support(s: Array) -> tuple[Array, Array]:
 def _finite_top(x: Array, mask: Array | None) -> Array:
     """The scores; where some are infinite these are 0 and the others `-inf`, where no class is left all are NaN."""
     s = scores_of(Scores(x, mask), -1)
-    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True))
+    top = jax.lax.stop_gradient(stable.row_max(s, -1))[..., None]
     s = jnp.where(top == jnp.inf, jnp.where(s == jnp.inf, 0, -jnp.inf), s)
-    return jnp.where(top == -jnp.inf, jnp.nan, s)
+    return jnp.where(top > -jnp.inf, s, jnp.nan)
 
 
 @custom_vjp

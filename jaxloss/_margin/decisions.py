@@ -64,7 +64,7 @@ def hinge_loss(
 def _hinge(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     gap = 1 - x * y
     inside = gap > 0
-    return jnp.where(gap <= 0, 0, gap), (jnp.where(inside, -y, 0), jnp.where(inside, -x, 0))
+    return stable.positive_part(gap), (jnp.where(inside, -y, 0), jnp.where(inside, -x, 0))
 
 
 @loss()
@@ -114,7 +114,7 @@ def squared_hinge_loss(
 @with_slopes
 def _squared_hinge(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     gap = 1 - x * y
-    gap = jnp.where(gap <= 0, 0, gap)
+    gap = stable.positive_part(gap)
     return jnp.square(gap), (jnp.where(gap == 0, 0, -2 * gap * y), jnp.where(gap == 0, 0, -2 * gap * x))
 
 
@@ -166,7 +166,7 @@ def perceptron_loss(
 def _perceptron(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     gap = -x * y
     wrong = gap >= 0
-    return jnp.where(gap <= 0, 0, gap), (jnp.where(wrong, -y, 0), jnp.where(wrong, -x, 0))
+    return stable.positive_part(gap), (jnp.where(wrong, -y, 0), jnp.where(wrong, -x, 0))
 
 
 @loss()
@@ -265,4 +265,4 @@ def _sparsemax(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _sparse_plus(x: Array) -> Array:
     inner = jnp.square(jnp.clip(x, -1, 1) + 1) / 4
-    return inner + jnp.maximum(x - 1, 0)
+    return inner + stable.positive_part(x - 1)

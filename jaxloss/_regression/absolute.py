@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
@@ -195,7 +195,7 @@ def epsilon_insensitive_loss(
 @with_slopes
 def _insensitive(x: Array, y: Array, epsilon: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     error = x - y
-    excess = jnp.maximum(jnp.abs(error) - epsilon, 0)
+    excess = stable.positive_part(jnp.abs(error) - epsilon)
     outside = jnp.sign(excess)
     slope = outside * jnp.sign(error)
     return excess, (slope, -slope, -outside)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import cotangent, upcast
@@ -187,7 +187,7 @@ def _hinges(x: Array, sides: Array, keep: Array | None) -> tuple[Array, Array]:
     """And which pixels are foreground. A pixel on neither side makes its hinge NaN."""
     x, truth = fill(keep, upcast(x)), sides == 1
     hinges = 1 - jnp.where(truth, x, -x)
-    return jnp.where(sides < 0, jnp.nan, jnp.where(hinges <= 0, 0, hinges)), truth
+    return jnp.where(sides < 0, jnp.nan, stable.positive_part(hinges)), truth
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
