@@ -56,9 +56,9 @@ def hinge_embedding_loss(
 
 @with_slopes
 def _hinge_embedding(d: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    together, short, or_nan = sign > 0, margin > d, nan_unless(valid(sign), d)
-    losses = jnp.where(together, d, stable.positive_part(margin - d))
-    apart = jnp.where(short, or_nan, 0 * or_nan)
+    together, short, or_nan = sign > 0, margin - d, nan_unless(valid(sign), d)
+    losses = jnp.where(together, d, stable.positive_part(short))
+    apart = stable.where_positive(short, or_nan) * or_nan
     return losses * or_nan, (jnp.where(together, or_nan, -apart), 0 * d, jnp.where(together, 0 * or_nan, apart))
 
 
@@ -110,7 +110,7 @@ def margin_ranking_loss(
 @with_slopes
 def _margin_ranking(a: Array, b: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, ...]]:
     lack, or_nan = margin - sign * (a - b), nan_unless(valid(sign), a)
-    slope = jnp.where(lack > 0, or_nan, 0 * or_nan)
+    slope = stable.where_positive(lack, or_nan) * or_nan
     return stable.positive_part(lack) * or_nan, (-sign * slope, sign * slope, 0 * slope, slope)
 
 

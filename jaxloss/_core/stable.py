@@ -129,6 +129,11 @@ def positive_part(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
+def where_positive(x: Array, value: Array) -> Array:
+    """`value` where x > 0 and 0 where it is not, for slopes: NaN where x is NaN."""
+    return jnp.where(x > 0, value, jnp.where(x <= 0, 0, x))
+
+
 def power(base: Array, exponent: Array) -> Array:
     """base^exponent for base >= 0, 1 for exponent 0; at base 0 every derivative is 0 and not NaN."""
     zero = base == 0

@@ -192,12 +192,12 @@ def _short(label: Array, wrong: Array, margin: Array) -> Array:
 def _against_wrong(x: _Pairs) -> tuple[Array, Array]:
     """What a class costs as a label, and for how many wrong ones."""
     short = _short(x.s, x.other, x.margin)
-    return times(x.wrong, short), jnp.where(short > 0, x.wrong, 0)
+    return times(x.wrong, short), stable.where_positive(short, x.wrong)
 
 
 def _against_right(x: _Pairs) -> tuple[Array, Array]:
     short = _short(x.other, x.s, x.margin)
-    return times(x.right, short), jnp.where(short > 0, x.right, 0)
+    return times(x.right, short), stable.where_positive(short, x.right)
 
 
 @custom_vjp

@@ -208,9 +208,10 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     tied = (s == worst[..., None]) & ~label
     others = jnp.sum(tied, -1, dtype=jnp.int32)
     count = jnp.maximum(others + (short == 0).astype(jnp.int32), 1).astype(s.dtype)
-    share = jnp.where(short >= 0, 1, 0).astype(s.dtype) / count
-    slope = jnp.where(label, -(share * others.astype(s.dtype))[..., None], jnp.where(tied, share[..., None], 0))
-    slope = g[..., None] * slope
+    share = jnp.where(short >= 0, 1, jnp.where(short < 0, 0, short)) / count
+    undefined = jnp.where(jnp.isnan(share), share, 0)
+    slope = jnp.where(tied, share[..., None], undefined[..., None])
+    slope = g[..., None] * jnp.where(label, -(share * others.astype(s.dtype))[..., None], slope)
     return cotangent(fill(mask, slope), x), None, None
 
 

@@ -63,8 +63,7 @@ def hinge_loss(
 @with_slopes
 def _hinge(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     gap = 1 - x * y
-    inside = gap > 0
-    return stable.positive_part(gap), (jnp.where(inside, -y, 0), jnp.where(inside, -x, 0))
+    return stable.positive_part(gap), (stable.where_positive(gap, -y), stable.where_positive(gap, -x))
 
 
 @loss()
@@ -165,8 +164,8 @@ def perceptron_loss(
 @with_slopes
 def _perceptron(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     gap = -x * y
-    wrong = gap >= 0
-    return stable.positive_part(gap), (jnp.where(wrong, -y, 0), jnp.where(wrong, -x, 0))
+    right = jnp.where(gap < 0, 0, gap)  # 0, or NaN
+    return stable.positive_part(gap), (jnp.where(gap >= 0, -y, right), jnp.where(gap >= 0, -x, right))
 
 
 @loss()
