@@ -44,17 +44,20 @@ def save(file, cases, shape, dtype):
 
 
 def hidden(names, option_set):
-    """Where a NaN in the first argument does not reach the mean of the losses, or the gradient."""
+    """Where a NaN in the first argument does not reach the mean of the losses, or the gradient, or a row of NaN the
+    mean."""
     assert jax.device_count() == 1
     found = []
     for name in names:
         case = BY_NAME[name]
         size = SHAPES[0] if case.kind in ("elementwise", "axis", "tokens") else case.shape
         x, *others = case.arguments(np.float32, option_set, size)
-        x[tuple(n // 2 for n in x.shape)] = np.nan
-        mean = functools.partial(_mean, case.fn, **case.option_set(option_set, size))
-        gradient = jax.jit(jax.grad(mean))(x, *others)
-        seen = np.isnan(jax.jit(mean)(x, *others)), np.any(np.isnan(gradient)) or name in LINEAR
+        middle = tuple(n // 2 for n in x.shape)
+        x[middle] = np.nan
+        mean = jax.jit(functools.partial(_mean, case.fn, **case.option_set(option_set, size)))
+        seen = [np.isnan(mean(x, *others)), np.any(np.isnan(jax.jit(jax.grad(mean))(x, *others))) or name in LINEAR]
+        x[middle[:-1]] = np.nan
+        seen.append(np.isnan(mean(x, *others)))
         found += [] if all(seen) else [name]
     return found
 

@@ -225,7 +225,8 @@ def totals(whole: Part, valid: Array | None, wanted: Wanted) -> tuple[Statistics
         gap = jnp.where(whole.label == jnp.inf, 0, stats.max - whole.label)
         assert valid is not None
         cross = jnp.where(valid, gap + log_rest, jnp.nan)
-    lse = jnp.where(stats.max == -jnp.inf, -jnp.inf, stats.max + log_rest) if wanted.lse else None
+    # The maximum of nothing, or of NaN alone, which the rest tells.
+    lse = stats.max + jnp.where(stats.max == -jnp.inf, whole.stats.rest, log_rest) if wanted.lse else None
     mean_gap = None if whole.heat is None else whole.heat / (1 + stats.rest)
     entropy = None if mean_gap is None else mean_gap + log_rest
     mass, spread_mass = (None if w is None else w.mass for w in (whole.cost, whole.spread))
