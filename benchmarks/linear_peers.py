@@ -16,7 +16,7 @@ import optax
 from tqdm import tqdm
 
 Timed = Callable[..., Any]
-PATIENCE = 60.0  # seconds for one call of a peer
+PATIENCE = 10.0  # seconds for one call of a peer
 
 
 def optax_on_logits(hidden: Any, kernel: Any, labels: Any) -> Any:
