@@ -28,7 +28,7 @@ NOTE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small shapes in float32, optax and PyTorch, few rounds")
+    parser.add_argument("--quick", action="store_true", help="value and gradient of small shapes in float32")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds for each case")
     parser.add_argument("--output", type=pathlib.Path, help="folder for losses.json, losses.md and losses.png")
@@ -40,7 +40,7 @@ def main() -> None:
     records: list[dict[str, Any]] = []
     result = {"environment": environment(), "records": records}
     for case in tqdm(chosen, desc="benchmarks", unit="case"):
-        records += measure(case, 3 if args.quick else args.rounds)
+        records += measure(case, 3, ["value and gradient"]) if args.quick else measure(case, args.rounds)
         if args.output:  # what there is stays, whatever happens to the cases that follow
             write(args.output, result)
     head = "\n".join(f"{name}: {value}" for name, value in result["environment"].items())

@@ -73,7 +73,6 @@ def test_named_under_a_mapped_checkify():
         error.throw()
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
 def test_no_effect_that_slows_down_every_call(case):

@@ -98,9 +98,18 @@ def test_float64(case):
         check(case, "gradient", np.float64, rtol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@parametrize("case, name", [*((c, "default") for c in CASES), *((c, n) for c, n in OPTION_SETS if n not in c.shapes)])
-def test_residuals(case, name, dtype):
+@parametrize("case", CASES)
+def test_residuals(case):
+    _check_residuals(case, "default", jnp.float32)
+
+
+@parametrize("case, name", [(c, n) for c, n in [*((c, "default") for c in CASES), *OPTION_SETS] if n not in c.shapes])
+def test_residuals_in_bfloat16(case, name):
+    """What is kept in float32 for its own sake is larger there, so that this is the stricter one of the two."""
+    _check_residuals(case, name, jnp.bfloat16)
+
+
+def _check_residuals(case, name, dtype):
     """Many classes, so that a copy in float32 cannot hide behind the numbers for each row; nothing is compiled."""
     options = case.option_set(name, (8, 129))
     check_loss(case.fn, case.arguments(dtype, name, (8, 129)), options=options, promises=["residuals"])

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from linear_formulas import assert_close, blocks_of, cross_entropy, numbers, truth
 
 import jaxloss
-from jaxloss._linear import plan
+from jaxloss._linear import plan, tiles
 
 N, D, V = 37, 8, 130
 METHODS = ("dense", "fast", "lean")
@@ -83,8 +83,17 @@ def test_vmap_of_the_kernel(method):
     assert_close(got, jax.tree.map(lambda *x: np.stack(x), *want), 1e-5)
 
 
+@pytest.fixture(params=[True, False], ids=["products in float32", "in half precision"])
+def processor(request, monkeypatch):
+    """One without instructions for half precision, and one with them."""
+    monkeypatch.setattr(tiles, "products_in_float32", lambda: request.param)
+    jax.clear_caches()  # what was traced for the other
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_is_the_float32_answer(method):
+def test_half_precision_is_the_float32_answer(method, processor):
     h, w = HIDDEN.astype(jnp.bfloat16), KERNEL.astype(jnp.bfloat16)
     value, (to_h, to_w) = jax.jit(jax.value_and_grad(linear(method), (0, 1)))(h, w)
     want, slopes = truth(
