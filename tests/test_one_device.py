@@ -16,8 +16,13 @@ SHAPES = ((600, 120), (70, 1001))  # one axis is as many blocks as the other; an
 TOLERANCE = 4e-6  # 32 ULP of the largest entry: sums of hundreds in another order, over a temperature; 2.5e-6 is seen
 NAMES = [c.name for c in CASES if c.name not in ALIASES]
 SEEN = [n for n in NAMES if n != "nll_loss"]  # which looks at the label's entry alone
-LINEAR = {"weighted_sum", "uncertainty_weighted_sum", "kl_divergence", "kl_divergence_with_log_targets"}
-LINEAR.add("hinge_embedding_loss")  # in its first argument, for such a pair
+LINEAR = {  # in the first argument
+    "weighted_sum",
+    "uncertainty_weighted_sum",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
+    "hinge_embedding_loss",  # for pairs that belong together, as this one
+}
 
 
 def computed(name, option_set, shape, dtype):
