@@ -28,7 +28,9 @@ NOTE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="value and gradient of small shapes in float32")
+    parser.add_argument(
+        "--quick", action="store_true", help="value and gradient of small shapes in float32, few rounds"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds for each case")
     parser.add_argument("--output", type=pathlib.Path, help="folder for losses.json, losses.md and losses.png")

@@ -73,7 +73,7 @@ def torch_program(call: Callable[..., Any], args: tuple[jax.Array, ...], mode: s
 
 
 def measure(case: Case, rounds: int, modes: Iterable[str] = tuple(MODES)) -> list[dict[str, Any]]:
-    """One record for the value and one for value and gradient."""
+    """One record for each of the modes."""
     args, records = case.arguments(), []
     for mode in modes:
         of = MODES[mode]

@@ -209,8 +209,7 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     others = jnp.sum(tied, -1, dtype=jnp.int32)
     count = jnp.maximum(others + (short == 0).astype(jnp.int32), 1).astype(s.dtype)
     share = jnp.where(short >= 0, 1, jnp.where(short < 0, 0, short)) / count
-    undefined = jnp.where(jnp.isnan(share), share, 0)
-    slope = jnp.where(tied, share[..., None], undefined[..., None])
+    slope = jnp.where(tied | jnp.isnan(short)[..., None], share[..., None], 0)
     slope = g[..., None] * jnp.where(label, -(share * others.astype(s.dtype))[..., None], slope)
     return cotangent(fill(mask, slope), x), None, None
 
