@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxloss._core.exponentials import exp_minus
 from jaxloss._core.remat import as_one
-from jaxloss._core.rows import RowStats, exp_minus, reference
+from jaxloss._core.rows import RowStats, reference
 
 
 class Weighed(NamedTuple):

@@ -29,6 +29,7 @@ from jax import Array, lax
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import vary_like
+from jaxloss._core.label_rows import label_stats
 from jaxloss._core.parts import Part, Weighed, over_devices
 from jaxloss._core.precision import compute_dtype, cotangent, upcast
 
@@ -112,8 +113,12 @@ def row_statistics(wanted: Wanted, s: Scores, target: Array | None, class_weight
 
 def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Any:
     t = targets(target, s.logits.shape[wanted.axis], wanted.over)
-    first = 0 if wanted.over is None else s.logits.shape[wanted.axis] * lax.axis_index(wanted.over)
-    whole = over_devices(part(wanted, s, t, class_weights, first), wanted.over)
+    if t.label is not None and wanted == Wanted(wanted.axis):  # nothing else of these rows, which are whole
+        x, of_x = _operand(s, wanted.axis)
+        whole = Part(*label_stats(x, t.label, wanted.axis, of_x))
+    else:
+        first = 0 if wanted.over is None else s.logits.shape[wanted.axis] * lax.axis_index(wanted.over)
+        whole = over_devices(part(wanted, s, t, class_weights, first), wanted.over)
     found, row = totals(whole, t.valid, wanted)
     return found, (s, target, class_weights, row)
 
@@ -163,8 +168,13 @@ def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None,
 
 
 def score_stats(s: Scores, axis: int) -> stable.RowStats:
-    plain = all(x is None for x in s[1:])
-    return stable.part_stats(s.logits, axis) if plain else stable.part_stats(s, axis, lambda cut: scores(cut, axis))
+    x, of_x = _operand(s, axis)
+    return stable.part_stats(x, axis, of_x)
+
+
+def _operand(s: Scores, axis: int) -> tuple[Any, Callable[[Any], Array]]:
+    """What a pass over the scores reads, and the scores of a piece of it."""
+    return (s.logits, upcast) if all(x is None for x in s[1:]) else (s, lambda cut: scores(cut, axis))
 
 
 class _AtHand(NamedTuple):

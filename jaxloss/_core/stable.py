@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxloss._core.exponentials import exp_minus, scaled_exp, two_difference
 from jaxloss._core.precision import upcast
 from jaxloss._core.rows import (
     RowStats,
-    exp_minus,
     first_max,
     gap,
     is_label,
@@ -29,10 +29,8 @@ from jaxloss._core.rows import (
     row_stats,
     row_sum,
     row_sums,
-    scaled_exp,
     settled,
     softmax,
-    two_difference,
 )
 from jaxloss._core.series import (
     even_and_odd,
