@@ -18,7 +18,7 @@ from compiled import as_users_do
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxloss._core import rows, stable
+from jaxloss._core import exponentials, lanes, rows, stable
 
 FORMS = ("reductions", "lanes")
 SHAPES = [  # one class, a slice for each class, whole blocks, a ragged last slice
@@ -39,9 +39,10 @@ SHAPES = [  # one class, a slice for each class, whole blocks, a ragged last sli
 def form(request, monkeypatch):
     jax.clear_caches()  # what was traced in the other form
     if request.param == "lanes":
-        monkeypatch.setattr(rows, "_one_cpu", lambda: True)
-        monkeypatch.setattr(rows, "_WORTH_IT", 0)
-        monkeypatch.setattr(rows, "_SLICES", 12)  # compiles faster than 48
+        monkeypatch.setattr(rows, "one_cpu", lambda: True)
+        monkeypatch.setattr(lanes, "one_cpu", lambda: True)
+        monkeypatch.setattr(lanes, "_WORTH_IT", 0)
+        monkeypatch.setattr(lanes, "_SLICES", 12)  # compiles faster than 48
     yield request.param
     jax.clear_caches()
 
@@ -229,7 +230,7 @@ def test_row_sum_is_linear_in_reverse_too(form):
 
 @pytest.mark.parametrize("by_parts", [False, True])
 def test_exp_minus(monkeypatch, by_parts):
-    monkeypatch.setattr(rows, "_by_parts", lambda x: by_parts)
+    monkeypatch.setattr(exponentials, "by_parts", lambda x: by_parts)
     jax.clear_caches()
     rng = np.random.default_rng(6)
     top = (rng.normal(size=(400, 1)) * 10.0 ** rng.uniform(-3, 6, (400, 1))).astype(np.float32)

@@ -21,7 +21,7 @@ from jax.custom_batching import custom_vmap
 
 from jaxloss._core.blocks import is_local, per_row
 from jaxloss._core.exponentials import FARTHEST, by_parts, row_exp_around
-from jaxloss._core.lanes import add_lanes, computed_once, slices, use_lanes
+from jaxloss._core.lanes import add_lanes, computed_once, finished, slices, use_lanes
 from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, Scores, moved_stats, part_stats, pick, stats_by_reduction
@@ -88,7 +88,7 @@ def _sum_around(x: Any, label: Array, middle: Array, axis: int, scores: Scores) 
         if cut.fresh is not None and i == len(cut.terms) - 1:
             skip |= ~cut.fresh
         others = others + jnp.where(skip, 0, exp(z))
-    return add_lanes(others, axis) * jnp.squeeze(scale, (axis, axis + 1))
+    return add_lanes(finished(others, axis), axis) * jnp.squeeze(scale, (axis, axis + 1))
 
 
 @custom_vmap

@@ -19,7 +19,6 @@ from jaxloss._core.devices import one_cpu
 
 Terms = Callable[[Any], tuple[Array, ...]]
 
-_WIDTHS = (16, 32, 24, 20, 12, 8)  # of a sum that is vectorised, the best first
 _SLICES = 48  # at most: 2% of the row is left, compiled in about a second
 _VECTOR = 32  # bytes in a register: a narrower slice is not vectorised
 _WORTH_IT = 2**15  # entries; below, plain reductions take no longer and compile faster
@@ -120,21 +119,25 @@ def sums_in_lanes(x: Any, axis: int, terms: Terms) -> tuple[Array, ...]:
     if found.fresh is not None:
         found.terms[-1] = tuple(jnp.where(found.fresh, v, 0) for v in found.terms[-1])
     lanes = (functools.reduce(jnp.add, of_term) for of_term in zip(*found.terms, strict=True))
-    return tuple(add_lanes(v, axis) for v in lanes)
+    return tuple(add_lanes(finished(v, axis), axis) for v in lanes)
 
 
 def few(lanes: Array, axis: int) -> bool:
     return math.prod(lanes.shape[axis:]) <= 64
 
 
+def finished(lanes: Array, axis: int) -> Array:
+    """The lanes, written out before they are added up: the library would take over the last addition, and read both its
+    operands. It leaves a select alone."""
+    return computed_once(lanes) if few(lanes, axis) else jnp.where(lanes == lanes, lanes, jnp.nan)
+
+
 def add_lanes(lanes: Array, axis: int) -> Array:
     shape = lanes.shape[axis : axis + 2]
     if not few(lanes, axis) or axis + 2 < lanes.ndim:
-        # The select ends what XLA computes: the library would take over the last addition, and both its operands.
-        return jnp.sum(jnp.where(lanes == lanes, lanes, jnp.nan), (axis, axis + 1))
+        return jnp.sum(lanes, (axis, axis + 1))
     # For 65536 rows of 8 lanes the library's sums take 6.7 ms, and a matrix product 0.6.
-    ones = jnp.ones(shape, lanes.dtype)
-    return jnp.tensordot(computed_once(lanes), ones, 2, precision=lax.Precision.HIGHEST)
+    return jnp.tensordot(lanes, jnp.ones(shape, lanes.dtype), 2, precision=lax.Precision.HIGHEST)
 
 
 def computed_once(x: Array) -> Array:

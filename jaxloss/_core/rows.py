@@ -38,15 +38,13 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core.devices import one_cpu
-from jaxloss._core.exponentials import (
-    exp_minus,
-    row_exp,
-    scaled_exp,
-)
+from jaxloss._core.exponentials import exp_minus, row_exp, scaled_exp
 from jaxloss._core.lanes import (
     Terms,
+    add_lanes,
     class_index,
     computed_once,
+    few,
     is_half,
     slices,
     sums_in_lanes,
@@ -56,6 +54,8 @@ from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
+
+_WIDTHS = (16, 32, 24, 20, 12, 8)  # of a sum that is vectorised, the best first
 
 
 class RowStats(NamedTuple):
@@ -92,7 +92,8 @@ def _part_stats(x: Any, axis: int, scores: Scores) -> RowStats:
 @_part_stats.defjvp
 def _part_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> tuple[RowStats, RowStats]:
     stats = part_stats(primals[0], axis, scores)
-    return stats, moved_stats(*jax.jvp(scores, primals, tangents), stats, axis)
+    z, z_dot = jax.jvp(scores, primals, tangents)
+    return stats, moved_stats(z, z_dot, stats, axis)
 
 
 def moved_stats(z: Array, z_dot: Array, stats: RowStats, axis: int) -> RowStats:
@@ -139,6 +140,38 @@ def stats_by_reduction(z: Array, axis: int) -> RowStats:
 def _without_axis(top: Array, rest: Array, axis: int) -> RowStats:
     nothing = (top == -jnp.inf) & ~jnp.isnan(rest)
     return RowStats(jnp.squeeze(top, axis), jnp.squeeze(jnp.where(nothing, 0, rest), axis))
+
+
+def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
+    axis %= jax.tree.leaves(x)[0].ndim
+    both = (axis, axis + 1)
+    cut = slices(x, axis, lambda x: (scores(x),))
+    pieces = [z for (z,) in cut.terms]
+    single = pieces[0].shape[axis] * pieces[0].shape[axis + 1] == 1
+    if scores is upcast and not single:
+        top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
+    else:
+        top = functools.reduce(jnp.maximum, pieces)
+        top = jnp.squeeze(computed_once(top) if single else jnp.max(top, both, keepdims=True), axis)
+    exp, scale = row_exp(jnp.expand_dims(reference(top), axis))
+    others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
+    for i, z in enumerate(pieces):
+        z = z if cut.fresh is None or i < len(pieces) - 1 else jnp.where(cut.fresh, z, -jnp.inf)
+        is_top = z == jnp.expand_dims(top, axis)
+        others = others + jnp.where(is_top, 0, exp(z))
+        ties = ties + is_top.astype(jnp.int32)
+    ties = ties.astype(top.dtype)
+    if single:
+        return _without_axis(top, computed_once(jnp.squeeze(others * scale + (ties - 1), axis)), axis)
+    # One array for both, so that the loop above runs once: the sign says that this lane has a maximum, which the
+    # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
+    tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0; others that matter are larger than 1e-20 here
+    lanes = jnp.where(ties > 0, -(others + (ties - 1) / scale + tiny), others)
+    lanes = computed_once(lanes) if few(lanes, axis) else lanes
+    others = jnp.expand_dims(add_lanes(jnp.abs(lanes), axis), axis) * jnp.squeeze(scale, axis)
+    sign = jnp.sign(lanes)
+    twice_with_top = add_lanes(sign * sign - sign, axis)
+    return _without_axis(top, others + (jnp.expand_dims(twice_with_top, axis) / 2 - 1), axis)
 
 
 def gap(z: Array, stats: RowStats, axis: int) -> Array:
