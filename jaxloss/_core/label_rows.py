@@ -2,7 +2,7 @@
 
 lse - z_y = log1p(sum over k != y of exp(z_k - z_y)): relative to the score of the label no digit of a confident row is
 lost, whatever the maximum is. Relative to the larger of that score and those of the first few classes, the sum
-overflows only where some class is more than 59 above them all. Then, in any row, all are taken relative to the maximum.
+overflows only where some class is more than 59 above them. Then, in any row, all are taken relative to the maximum.
 
 On one CPU alone: elsewhere XLA fuses both passes, or the branch would wait for the device. (A loop instead of the
 branch, to sum again in lanes, would be rearranged by XLA: it moves slices of the logits out of it.)
@@ -11,17 +11,17 @@ branch, to sum again in lanes, would be rearranged by XLA: it moves slices of th
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from jaxloss._core.blocks import is_local, per_row
 from jaxloss._core.exponentials import FARTHEST, by_parts, row_exp_around
-from jaxloss._core.lanes import add_lanes, computed_once, finished, slices, use_lanes
+from jaxloss._core.lanes import add_lanes, computed_once, finished, has_classes, is_half, slices, use_lanes
 from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, Scores, moved_stats, part_stats, pick, stats_by_reduction
@@ -57,23 +57,24 @@ def _label_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> 
 
 def _stats_around_label(x: Any, label: Array, axis: int, scores: Scores) -> tuple[RowStats, Array]:
     label = jnp.clip(label, 0, jax.tree.leaves(x)[0].shape[axis] - 1).astype(jnp.int32)
-    at_label, middle = _label_and_middle(scores(x), label, axis)
+    at_label = pick(scores(x), label, axis)
+    middle = _middle(x, at_label, axis, scores)
     others = _sum_around(x, label, middle, axis, scores)
     rest = others + jnp.expm1(at_label - middle)  # with the label, and without the class in the middle
     near = RowStats(middle, rest)
-    holds = _everywhere((others < np.exp(0.99 * FARTHEST)) & (jnp.abs(middle) < jnp.inf))
+    holds = _everywhere((others < math.exp(0.99 * FARTHEST)) & (jnp.abs(middle) < jnp.inf))
     return lax.cond(holds, lambda x: near, lambda x: _stats_in_blocks(x, axis, scores), x), at_label
 
 
-def _label_and_middle(z: Array, label: Array, axis: int) -> tuple[Array, Array]:
-    """The score of the label, and the largest of that and those of the first few classes."""
-    few = 8 + z.shape[axis] // 512
-    # In one gather, as XLA counts each as a read of all logits.
-    shape = [1 + few if i == axis else n for i, n in enumerate(z.shape)]
-    place = lax.broadcasted_iota(jnp.int32, shape, axis)
-    index = jnp.where(place == 0, jnp.expand_dims(label, axis), place - 1)
-    found = jnp.take_along_axis(z, index, axis, mode="promise_in_bounds")
-    return lax.index_in_dim(found, 0, axis, keepdims=False), jnp.max(found, axis)
+def _middle(x: Any, at_label: Array, axis: int, scores: Scores) -> Array:
+    """The larger of the label's score and those of the first few classes. In half precision the label's: XLA counts
+    a slice as a read of all of them."""
+    logits = jax.tree.leaves(x)[0]
+    if is_half(logits):
+        return at_label
+    few = 16 + logits.shape[axis] // 256
+    first = jax.tree.map(lambda a: lax.slice_in_dim(a, 0, few, axis=axis) if has_classes(a, logits, axis) else a, x)
+    return jnp.maximum(at_label, jnp.max(scores(first), axis))
 
 
 def _sum_around(x: Any, label: Array, middle: Array, axis: int, scores: Scores) -> Array:

@@ -51,7 +51,7 @@ def _box(n: int, trailing: int, itemsize: int) -> _Box:
     return _Box(1, slices, width, slices * width - n)
 
 
-def _has_classes(leaf: Any, like: Array, axis: int) -> bool:
+def has_classes(leaf: Any, like: Array, axis: int) -> bool:
     return jnp.ndim(leaf) == like.ndim and leaf.shape[axis] == like.shape[axis]
 
 
@@ -70,7 +70,7 @@ def _views(x: Array) -> list[tuple[Array, Callable[[Array], Array]]]:
 
 def _slicer(leaf: Any, like: Array, axis: int, box: _Box, starts: list[int]) -> Callable[[int], Any]:
     """From the number of a slice to the slice, of shape [..., blocks, width, ...]; leaves without classes are whole."""
-    if not _has_classes(leaf, like, axis):
+    if not has_classes(leaf, like, axis):
         return lambda i: leaf
     views = _views(leaf)
 
@@ -102,7 +102,7 @@ def slices(x: Any, axis: int, terms: Terms) -> Slices:
     length = like.shape[axis] // box.blocks
     starts = [min(i * box.width, length - box.width) for i in range(box.slices)]
     cuts = [_slicer(leaf, like, axis, box, starts) for leaf in leaves]
-    in_axes = [axis if _has_classes(leaf, like, axis) else None for leaf in leaves]
+    in_axes = [axis if has_classes(leaf, like, axis) else None for leaf in leaves]
 
     def one(*slices: Any) -> tuple[Array, ...]:
         return terms(jax.tree.unflatten(tree, slices))
