@@ -335,10 +335,10 @@ def test_memory_traffic_on_one_cpu():
     table = [json.loads(line) for line in out.splitlines()]
     assert len(table) == 4
     for dtype, *shape, accessed, temporary in table:
-        # One read for the sum, a read and a write for the gradient, and the lanes. XLA counts the gather of a few
-        # numbers for each row as a read of all of them, and in half precision the branch that is not taken.
-        assert accessed < (4.15 if dtype == "float32" else 5.25), (dtype, shape)
-        assert temporary < 0.02, (dtype, shape)
+        # One read for the maximum, one for the sum, a read and a write for the gradient, and the lanes. XLA counts
+        # the gather of one number for each row as a read of all of them, which it is not: hence 5.3 and not 4.3.
+        assert accessed < 5.3, (dtype, shape)
+        assert temporary < 0.1, (dtype, shape)
 
 
 def test_phi():

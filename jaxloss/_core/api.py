@@ -57,7 +57,7 @@ def _parameters(fn: Callable[..., Any], arrays: int) -> tuple[list[str], frozens
     return names, frozenset(list(parameters)[:arrays]).union(_DATA)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(fn: Callable[..., Any], static: tuple[tuple[str, Any], ...], traced: dict[str, Any]) -> Any:
     return fn(**dict(static), **traced)
 

@@ -72,7 +72,7 @@ def _middle(x: Any, at_label: Array, axis: int, scores: Scores) -> Array:
     logits = jax.tree.leaves(x)[0]
     if is_half(logits):
         return at_label
-    few = 16 + logits.shape[axis] // 256
+    few = 8 + logits.shape[axis] // 512
     first = jax.tree.map(lambda a: lax.slice_in_dim(a, 0, few, axis=axis) if has_classes(a, logits, axis) else a, x)
     return jnp.maximum(at_label, jnp.max(scores(first), axis))
 
