@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A compilation may take seconds, which says nothing about the property; and a run must be repeatable.
-hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=15)
 hypothesis.settings.register_profile("long", deadline=None, derandomize=True, max_examples=1500)
 
 # Tracing makes many objects that live long: looking through them often takes time.
@@ -28,7 +28,7 @@ gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="every promise for every loss, and 1500 examples where 25 are")
+    parser.addoption("--long", action="store_true", help="every promise for every loss, and 1500 examples where 15 are")
 
 
 def pytest_configure(config):
