@@ -21,7 +21,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_gradient_is_not_one_program_for_each_operation(name):
-    """That would take seconds, and write every intermediate result to memory: 26 to 66 programs."""
+    """That would take seconds, and write every intermediate result to memory, with dozens of programs."""
     jax.clear_caches()
     programs = []
     count = lambda event, _, **__: programs.append(event) if event == COMPILED else None  # noqa: E731

@@ -14,7 +14,7 @@ import jaxloss
 ROWS, CLASSES = 96, 700
 SCALES = (1e-3, 1, 10, 100, 1e6)  # up to 10 relative to a label, beyond relative to the maxima
 LABELS = ("random", "largest", "smallest", "first", "last")
-EDGES = {  # of rows among others: what to write into the logits before, at and after the label, and whether all of it
+EDGES = {  # of rows among others: what to write into the logits before, at and after the label
     "nan": (np.nan, None, None),
     "nan at the label": (None, np.nan, None),
     "inf": (np.inf, None, None),

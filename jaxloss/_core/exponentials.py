@@ -24,6 +24,8 @@ _ROUND = np.float32(1.5 * 2**23)  # n + _ROUND has the integer n in its low bits
 # row 8% more.
 _EXP = (0.00834061299, 0.0418949500, 0.166667923, 0.499991894, 1.0, 1.0)
 
+FARTHEST = 59.0  # above the middle: the sum of 2^18 such entries is the largest that float32 holds
+
 
 def exp_minus(x: Array, top: Array) -> Array:
     """exp(x - top) for x <= top; 0 where that is below the smallest normal number, 1 where both are +inf."""
@@ -41,9 +43,6 @@ def row_exp(top: Array) -> tuple[Callable[[Array], Array], Array]:
         return lambda z: exp_minus(z, low), exp_minus(low, top)
     reduced, missing = _reduced_top(top, 64)
     return lambda z: _exp_by_parts(_at_least(z - reduced.shift, reduced.lowest), reduced.magic), missing
-
-
-FARTHEST = 59.0  # the sum of 2^18 entries as far above the middle is the largest that float32 holds
 
 
 def row_exp_around(middle: Array) -> tuple[Callable[[Array], Array], Array]:
