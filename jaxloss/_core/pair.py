@@ -40,8 +40,15 @@ class Pair(NamedTuple):
     q_top: Array
 
 
-LOWEST = -1e30  # stands for -inf: finite, so that differences and products with a probability of 0 are too
 RULED_OUT = 1e29  # |d| beyond it is infinite
+
+
+def infinite_score(temperature: Array) -> Array:
+    """Stands for an infinite score: finite, so that differences and products with a probability of 0 are too.
+
+    Over the temperature it is well beyond `RULED_OUT`.
+    """
+    return jax.lax.stop_gradient(1e30 * jnp.minimum(temperature, 1e7))
 
 
 def rule_out(keep: Array | None, x: Array, axis: int) -> Array:
@@ -56,10 +63,17 @@ def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
     a, b, d = _aligned(x, y, temperature, max_x, max_y)
     of_x, of_y = stable.exp_down(a), stable.exp_down(b)
     sum_x, sum_y, excess = (jnp.sum(v, axis) for v in (of_x, of_y, _difference(of_x, of_y, d)))
+    max_x, max_y = (jnp.squeeze(m, axis) for m in (max_x, max_y))
+    undefined = _several_infinite(max_x, sum_x) | _several_infinite(max_y, sum_y)
+    sum_x, sum_y, excess = (jnp.where(undefined, jnp.nan, v) for v in (sum_x, sum_y, excess))
     ratio = excess / sum_y
     near = jnp.abs(ratio) < 0.5
     shift = jnp.where(near, jnp.log1p(jnp.where(near, ratio, 0)), jnp.log(sum_x) - jnp.log(sum_y))
-    return Rows(jnp.squeeze(max_x, axis), jnp.squeeze(max_y, axis), sum_x, sum_y, shift)
+    return Rows(max_x, max_y, sum_x, sum_y, shift)
+
+
+def _several_infinite(top: Array, total: Array) -> Array:
+    return (top == jnp.inf) & (total > 1)
 
 
 def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
@@ -87,10 +101,22 @@ def along(row: Any, axis: int) -> Any:
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
     """Logits below their maximum, and their difference as if it had been formed exactly."""
     x, y, t, max_x, max_y = promote(x, y, t, max_x, max_y)
-    x, y = (jnp.where(z < LOWEST, LOWEST, z) for z in (x, y))  # XLA:CPU's library drops NaN from a maximum
+    x, y = (_not_below(_not_above(z, t), t) for z in (x, y))
+    max_x, max_y = _not_above(max_x, t), _not_above(max_y, t)
     high, low = _two_difference(x, y)
     max_high, max_low = _two_difference(max_x, max_y)
     return (x - max_x) / t, (y - max_y) / t, ((high - max_high) + (low - max_low)) / t
+
+
+def _not_above(z: Array, t: Array) -> Array:
+    """Infinite logits by the highest that leaves all others behind it and does not overflow."""
+    highest = jax.lax.stop_gradient(jnp.finfo(z.dtype).max / 4 * jnp.minimum(t, 1))
+    return jnp.where(z > highest, highest, z)
+
+
+def _not_below(z: Array, t: Array) -> Array:
+    lowest = -infinite_score(t)
+    return jnp.where(z < lowest, lowest, z)  # XLA:CPU's library drops NaN from a maximum
 
 
 def _two_difference(x: Array, y: Array) -> tuple[Array, Array]:

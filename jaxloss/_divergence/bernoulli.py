@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.pair import LOWEST, RULED_OUT
+from jaxloss._core.pair import RULED_OUT, infinite_score
 from jaxloss._core.precision import compute_dtype, cotangent, promote, upcast
 from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
@@ -42,7 +42,7 @@ def sigmoid_kl_divergence(
 
     Returns:
       The shape of the logits, or a scalar; at least float32. Equal infinite logits give 0, an infinite logit whose
-      target is another one `inf`; beyond 1e30 a logit counts as infinite.
+      target is another one `inf`; beyond 1e30 temperatures a logit is infinite.
 
     Raises:
       TypeError: logits are not floating-point, or `where` is not boolean.
@@ -99,8 +99,9 @@ class _Sides(NamedTuple):
 
 def _sides(x: Array, y: Array, t: Array) -> _Sides:
     x, y, t = promote(x, y, t)
-    sure = jnp.abs(x) > -LOWEST
-    x, y = jnp.clip(x, LOWEST, -LOWEST), jnp.clip(y, LOWEST, -LOWEST)
+    limit = infinite_score(t)
+    sure = jnp.abs(x) > limit
+    x, y = jnp.clip(x, -limit, limit), jnp.clip(y, -limit, limit)
     no = y > 0
     x, y, d = (jnp.where(no, -z, z) for z in (x / t, y / t, (x - y) / t))
     (p, not_p), (q, not_q) = stable.sigmoids(x), stable.sigmoids(y)

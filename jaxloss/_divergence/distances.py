@@ -42,7 +42,8 @@ def total_variation(
     probabilities keep their digits. Where $p_k = q_k$ the derivative counts as 0. Gradients go to both sides.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits, over which both
@@ -82,7 +83,8 @@ def hellinger_distance(
     both sides.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits, over which both
@@ -122,7 +124,8 @@ def wasserstein_1d(
     known as the earth mover's distance. Where $P_k = Q_k$ the derivative counts as 0. Gradients go to both sides.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all. Their order is that of
         the array.
@@ -164,7 +167,8 @@ def renyi_divergence(
     both sides.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits, over which both

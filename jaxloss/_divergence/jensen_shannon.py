@@ -33,7 +33,8 @@ def js_divergence(
     Non-negative terms are added, so that logits which differ by $10^{-6}$ give full relative precision.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
       where: rows to keep, of the shape of the result, or else classes to keep, broadcast to the logits, over which both

@@ -42,7 +42,8 @@ def softmax_kl_divergence(
     where a network computes them.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out. A row of only `-inf` gives NaN.
+      logits: $x$, any shape; `-inf` rules a class out, one `inf` all others. A row of only `-inf`, or with several
+        `inf`, gives NaN.
       target_logits: $y$, broadcast to the shape of the logits. A class that both sides rule out, or the target alone,
         adds 0.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
