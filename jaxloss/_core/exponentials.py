@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.remat import as_one
+from jaxloss._core.tracing import traced_once
 
 _LOG_TINY = -87.3365  # log of the smallest normal float32, 2^-126
 _HUGE = np.finfo(np.float32).max
@@ -27,6 +28,7 @@ _EXP = (0.00834061299, 0.0418949500, 0.166667923, 0.499991894, 1.0, 1.0)
 FARTHEST = 59.0  # above the middle: the sum of 2^18 such entries is the largest that float32 holds
 
 
+@traced_once
 def exp_minus(x: Array, top: Array) -> Array:
     """exp(x - top) for x <= top; 0 where that is below the smallest normal number, 1 where both are +inf."""
     return scaled_exp(x, top, jnp.ones_like(top))
@@ -104,6 +106,7 @@ class _ReducedTop(NamedTuple):
     magic: Array
 
 
+@functools.partial(traced_once, static_argnums=1)
 def _reduced_top(top: Array, lift: int) -> tuple[_ReducedTop, Array]:
     """What `_exp_by_parts` needs for each row, and the factor that its result lacks, 2^-lift among it: what is normal
     after the factor is normal before."""
@@ -115,6 +118,7 @@ def _reduced_top(top: Array, lift: int) -> tuple[_ReducedTop, Array]:
     return _ReducedTop(shift, lowest, (_ROUND + lift) - n), jnp.exp(-r) * np.float32(2.0**-lift)
 
 
+@traced_once
 def _exp_by_parts(z: Array, magic: Array) -> Array:
     """exp(z - top), up to the factor of `_reduced_top`, in 14 vector operations instead of 36: it sets the time on CPU.
 
@@ -132,6 +136,7 @@ def _exp_by_parts(z: Array, magic: Array) -> Array:
     return lax.bitcast_convert_type(lax.bitcast_convert_type(e, jnp.int32) + exponent, jnp.float32)
 
 
+@traced_once
 def two_difference(x: Array, y: Array) -> tuple[Array, Array]:
     """x - y as rounded, and what the rounding left out (Knuth's TwoSum)."""
     high = x - y

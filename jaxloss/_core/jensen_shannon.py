@@ -20,6 +20,7 @@ from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.pair import RULED_OUT, Mean, Pair, Rows, along, centred, others, pair, rows, rule_out, unbounded
 from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array
 
 
@@ -64,11 +65,13 @@ def _in_block(axis: int, x: Array, y: Array, t: Array, beta: Array | None, keep:
     return jnp.sum(forward + reverse, axis), _Numbers(r, jnp.sum(reverse, axis), rest, mass)
 
 
+@traced_once
 def _halves(s: _Sides) -> tuple[Array, Array]:
     of_larger = jnp.where(s.infinite, jnp.inf, s.larger * s.above.term)
     return _by_side(s, of_larger, s.larger * s.below.term)
 
 
+@traced_once
 def _pulls(s: _Sides) -> tuple[Array, Array]:
     """q log(q / m) / (1 - beta) and p log(p / m) / beta."""
     return _by_side(s, s.larger * s.above.slope, -s.larger * s.below.slope)
@@ -179,6 +182,7 @@ def _weights(q_is_larger: Array, beta: Array | None) -> tuple[_Weight, _Weight]:
     return choose(of_q, of_p), choose(of_p, of_q)
 
 
+@traced_once
 def _sides(c: Pair, beta: Array | None) -> _Sides:
     """Of the two logarithms, whose difference is known, one is found: that of the side which the mixture is nearer to.
 

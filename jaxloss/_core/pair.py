@@ -6,6 +6,7 @@ log-normalisers, is log1p of a sum of small differences. No logarithm of a proba
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxloss._core import stable
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array
 
 
@@ -58,6 +60,7 @@ def rule_out(keep: Array | None, x: Array, axis: int) -> Array:
     return jnp.where(keep, x, jnp.where(jnp.any(keep, axis, keepdims=True), -jnp.inf, 0).astype(x.dtype))
 
 
+@functools.partial(traced_once, static_argnums=3)
 def rows(x: Array, y: Array, temperature: Array, axis: int) -> Rows:
     max_x, max_y = (jax.lax.stop_gradient(jnp.max(z, axis, keepdims=True)) for z in (x, y))
     a, b, d = _aligned(x, y, temperature, max_x, max_y)
@@ -76,6 +79,7 @@ def _several_infinite(top: Array, total: Array) -> Array:
     return (top == jnp.inf) & (total > 1)
 
 
+@traced_once
 def pair(x: Array, y: Array, temperature: Array, r: Rows) -> Pair:
     """`r` has the class axis, of length 1."""
     a, b, d = _aligned(x, y, temperature, r.max_x, r.max_y)
@@ -98,6 +102,7 @@ def along(row: Any, axis: int) -> Any:
     return jax.tree.map(lambda v: jnp.expand_dims(v, axis), row)
 
 
+@traced_once
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
     """Logits below their maximum, and their difference as if it had been formed exactly."""
     x, y, t, max_x, max_y = promote(x, y, t, max_x, max_y)
@@ -125,6 +130,7 @@ def _two_difference(x: Array, y: Array) -> tuple[Array, Array]:
     return high, jax.lax.stop_gradient(low)
 
 
+@traced_once
 def _difference(p: Array, q: Array, d: Array) -> Array:
     """p - q, for d = log(p / q)."""
     near = jnp.abs(d) < 1
@@ -148,17 +154,20 @@ def others(probability: Array, weighted: Array, top: Array, axis: int) -> tuple[
     return jnp.sum(jnp.where(top, 0, weighted), axis), jnp.sum(jnp.where(top, 0, probability), axis)
 
 
+@traced_once
 def centred(probability: Array, weighted: Array, top: Array, m: Mean) -> Array:
     """probability * (v - mean of v): the gradient of a mean with respect to logits."""
     return jnp.where(top, m.mass * m.mean - m.rest, weighted - probability * m.mean)
 
 
+@traced_once
 def unbounded(probability: Array, ruled_out: Array) -> Array:
     """The slope of an infinite divergence: a class that the other side alone rules out is pushed, the others pulled."""
     pulled = (probability > 0) & (probability < 1)
     return jnp.where(pulled, jnp.where(ruled_out, jnp.inf, -jnp.inf), 0)
 
 
+@traced_once
 def kl_term(p: Array, q: Array, d: Array) -> Array:
     """q phi(d) = q log(q / p) + p - q for d = log(p / q), non-negative; the terms add up to KL(q || p)."""
     near = jnp.abs(d) < 1

@@ -43,6 +43,7 @@ from jaxloss._core.series import (
     sigmoids,
     used_often,
 )
+from jaxloss._core.tracing import elementary
 
 __all__ = [
     "RowStats",
@@ -82,30 +83,20 @@ __all__ = [
 ]
 
 
-@jax.custom_jvp
+# Why a rule: the derivatives of the two summands do not add up at 0 and are NaN at the infinities.
+@elementary(lambda value, x: jax.nn.sigmoid(x))
 def softplus(x: Array) -> Array:
     """log(1 + exp(x)), for any x."""
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-@softplus.defjvp
-def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # Why a rule: the derivatives of the two summands do not add up at 0 and are NaN at the infinities.
-    return softplus(*primals), jax.nn.sigmoid(primals[0]) * tangents[0]
-
-
-@jax.custom_jvp
+@elementary(lambda value, x: 1 / jnp.expm1(x))
 def log1mexp(x: Array) -> Array:
     """log(1 - exp(-x)) for x >= 0; -inf at 0."""
     small = x < np.log(2)
     near = jnp.log(-jnp.expm1(-jnp.where(small, x, 1)))
     far = jnp.log1p(-jnp.exp(-jnp.where(small, 1, x)))
     return jnp.where(small, near, far)
-
-
-@log1mexp.defjvp
-def _log1mexp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return log1mexp(*primals), tangents[0] / jnp.expm1(primals[0])
 
 
 @jax.custom_jvp
