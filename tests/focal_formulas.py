@@ -23,7 +23,10 @@ def power(m: Maths, base: Any, exponent: Any) -> Any:
     return m.where(positive, powered, m.where(exponent + 0 * base == 0, 0 * base + 1, 0 * base))
 
 
-def sigmoid_focal_loss(m: Maths, x: Any, y: Any, alpha: Any = None, gamma: Any = 2.0, **given: Any) -> Any:
+def sigmoid_focal_loss(
+    m: Maths, x: Any, y: Any, alpha: Any = None, gamma: Any = 2.0, label_smoothing: Any = 0.0, **given: Any
+) -> Any:
+    y = (1 - label_smoothing) * y + label_smoothing / 2
     p, q = m.exp(-m.softplus(-x)), m.exp(-m.softplus(x))
     cost = m.times(y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))
     losses = power(m, (1 - y) * p + y * q, gamma) * cost
@@ -31,8 +34,16 @@ def sigmoid_focal_loss(m: Maths, x: Any, y: Any, alpha: Any = None, gamma: Any =
 
 
 def asymmetric_loss(
-    m: Maths, x: Any, y: Any, gamma_pos: Any = 0.0, gamma_neg: Any = 4.0, margin: Any = 0.05, **given: Any
+    m: Maths,
+    x: Any,
+    y: Any,
+    gamma_pos: Any = 0.0,
+    gamma_neg: Any = 4.0,
+    margin: Any = 0.05,
+    label_smoothing: Any = 0.0,
+    **given: Any,
 ) -> Any:
+    y = (1 - label_smoothing) * y + label_smoothing / 2
     p, q = m.exp(-m.softplus(-x)), m.exp(-m.softplus(x))
     shifted = m.where(p > margin, p - margin, 0 * p)
     # 1 - p + m, of which q may be all

@@ -125,12 +125,20 @@ def multilabel_margin_loss(m: Maths, s: Any, y: Any, margin: Any = 1.0, axis: An
 
 
 def multilabel_soft_margin_loss(
-    m: Maths, x: Any, y: Any, axis: Any = -1, where: Any = None, class_weights: Any = 1.0
+    m: Maths,
+    x: Any,
+    y: Any,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = 1.0,
+    pos_weight: Any = 1.0,
+    label_smoothing: Any = 0.0,
 ) -> Any:
     keep = kept_classes(m, x, where, axis)
     y = last(m, m.xp.broadcast_to(y, x.shape), axis)
     x = last(m, x, axis)
-    terms = (m.times(y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))) * class_weights
+    y = (1 - label_smoothing) * y + label_smoothing / 2
+    terms = (m.times(pos_weight * y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))) * class_weights
     return m.where(keep, terms, 0 * terms).sum(-1) / m.number(np.maximum(keep.sum(-1), 1))
 
 

@@ -165,7 +165,16 @@ CASES = [
         jaxloss.multilabel_soft_margin_loss,
         formulas.multilabel_soft_margin_loss,
         binary,
-        **several({"everything": {"where": rows_kept, "class_weights": class_weights}}),
+        **several(
+            {
+                "everything": {
+                    "where": rows_kept,
+                    "class_weights": class_weights,
+                    "pos_weight": class_weights,
+                    "label_smoothing": 0.1,
+                }
+            }
+        ),
         edges=(
             Edge("agreeing infinity", ([[INF, -INF]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
             Edge("opposed infinity", ([[INF, 0.0]], [[0.0, 1.0]]), [INF], ([[0.5, -0.25]], "any")),

@@ -6,6 +6,7 @@ import math
 
 import jax.numpy as jnp
 
+from jaxloss._binary.cross_entropy import smoothed
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
@@ -21,6 +22,7 @@ def asymmetric_loss(
     gamma_pos: float | Array = 0.0,
     gamma_neg: float | Array = 4.0,
     margin: float | Array = 0.05,
+    label_smoothing: float | Array = 0.0,
     where: Bool[ArrayLike, "..."] | None = None,
     weights: Num[ArrayLike, "..."] | None = None,
     reduction: Reduction = "none",
@@ -37,6 +39,7 @@ def asymmetric_loss(
       gamma_pos: $\gamma_+ \ge 0$, a number or broadcast likewise.
       gamma_neg: $\gamma_- \ge 0$, likewise.
       margin: $m$ in [0, 1), likewise.
+      label_smoothing: $s$ in [0, 1]: $y$ becomes $(1-s)y + s/2$.
       where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses, broadcast likewise.
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
@@ -57,14 +60,16 @@ def asymmetric_loss(
     checks.in_range(fn, "gamma_pos", gamma_pos, 0, math.inf, open_high=True)
     checks.in_range(fn, "gamma_neg", gamma_neg, 0, math.inf, open_high=True)
     checks.in_range(fn, "margin", margin, 0, 1, open_high=True)
-    operands = {"logits": logits, "labels": labels, "gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin}
-    return elementwise(fn, _asymmetric, where, weights, reduction, **operands)
+    smoothing = checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
+    options = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin, "label_smoothing": smoothing}
+    return elementwise(fn, _asymmetric, where, weights, reduction, logits=logits, labels=labels, **options)
 
 
 @with_slopes
 def _asymmetric(
-    x: Array, y: Array, gamma_pos: Array, gamma_neg: Array, margin: Array
-) -> tuple[Array, tuple[Array, Array, Array, Array, Array]]:
+    x: Array, label: Array, gamma_pos: Array, gamma_neg: Array, margin: Array, smoothing: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    y, no = smoothed(label, smoothing)
     size = jnp.minimum(jnp.abs(x), jnp.finfo(x.dtype).max)  # finite, so that 0 times it is 0
     e = stable.used_often(stable.exp_down(-size), -1)
     large = stable.used_often(1 / (1 + e), 0.25)
@@ -84,11 +89,13 @@ def _asymmetric(
     by_shift = jnp.where(counts, stable.power(shifted, gamma_neg), 0)
     negative = by_shift * shifted * ratio
     losses = times(y, jnp.where(x == -jnp.inf, by_wrong * jnp.inf, positive))
-    losses = losses + times(1 - y, jnp.where((x == jnp.inf) & plain, jnp.inf, negative))
+    losses = losses + times(no, jnp.where((x == jnp.inf) & plain, jnp.inf, negative))
 
     free = jnp.where(plain, p, p * (q / jnp.where(plain, 1, room)))  # p q / (1 - p_m)
     grow = by_shift * (gamma_neg * (ratio * (p * q)) + free)
-    slope = (1 - y) * grow - y * by_wrong * (gamma_pos * p * log_p + q)
-    by_neg = (1 - y) * negative * jnp.log(jnp.where(counts, shifted, 1))
+    slope = no * grow - y * by_wrong * (gamma_pos * p * log_p + q)
+    by_neg = no * negative * jnp.log(jnp.where(counts, shifted, 1))
     steep = gamma_neg * jnp.minimum(ratio, 1e30) + 1 / jnp.maximum(room, jnp.finfo(x.dtype).tiny)
-    return losses, (slope, positive - negative, -y * positive * log_q, by_neg, (y - 1) * by_shift * steep)
+    by_label, by_pos = positive - negative, -y * positive * log_q
+    by_smoothing = (0.5 - label) * by_label
+    return losses, (slope, (1 - smoothing) * by_label, by_pos, by_neg, -no * by_shift * steep, by_smoothing)

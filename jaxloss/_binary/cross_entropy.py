@@ -70,8 +70,8 @@ def cross_entropy(
     x: Array, y: Array, pos_weight: Array | None, smoothing: Array
 ) -> tuple[Array, tuple[Array, Array, Array | None, Array]]:
     p = jnp.ones((), x.dtype) if pos_weight is None else pos_weight
-    label = (1 - smoothing) * y + smoothing / 2
-    positive, negative = p * label, 1 - label
+    label, negative = smoothed(y, smoothing)
+    positive = p * label
     losses = times(positive, stable.fused_softplus(-x)) + times(negative, stable.fused_softplus(x))
     # sigmoid(x) - y as the difference of two products that do not cancel.
     yes, no = stable.sigmoids(x)
@@ -82,6 +82,11 @@ def cross_entropy(
     to_label = _cost_of_a_label(jnp.clip(x, -largest, largest), p, cost)
     to_pos_weight = None if pos_weight is None else label * cost
     return losses, (slope, (1 - smoothing) * to_label, to_pos_weight, (0.5 - y) * to_label)
+
+
+def smoothed(y: Array, smoothing: Array) -> tuple[Array, Array]:
+    """The label and 1 minus it, both with all digits where the label is hard."""
+    return (1 - smoothing) * y + smoothing / 2, (1 - smoothing) * (1 - y) + smoothing / 2
 
 
 def _cost_of_a_label(z: Array, pos: Array, positive_cost: Array) -> Array:

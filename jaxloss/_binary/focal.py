@@ -13,6 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxloss._binary.cross_entropy import smoothed
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
@@ -27,6 +28,7 @@ def sigmoid_focal_loss(
     *,
     alpha: float | Array | None = None,
     gamma: float | Array = 2.0,
+    label_smoothing: float | Array = 0.0,
     where: Bool[ArrayLike, "..."] | None = None,
     weights: Num[ArrayLike, "..."] | None = None,
     reduction: Reduction = "none",
@@ -43,6 +45,7 @@ def sigmoid_focal_loss(
       alpha: $\alpha$ in [0, 1], the weight of the positive class against that of the negative one, a number or
         broadcast likewise; `None` for no weights.
       gamma: $\gamma \ge 0$, a number or broadcast likewise.
+      label_smoothing: $s$ in [0, 1]: $y$ becomes $(1-s)y + s/2$.
       where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses, broadcast likewise.
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
@@ -63,16 +66,19 @@ def sigmoid_focal_loss(
     if alpha is not None:
         checks.in_range(fn, "alpha", alpha, 0, 1)
     checks.in_range(fn, "gamma", gamma, 0, math.inf, open_high=True)
-    operands = {"logits": logits, "labels": labels, "alpha": alpha, "gamma": gamma}
+    smoothing = checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
+    operands = {"logits": logits, "labels": labels, "alpha": alpha, "gamma": gamma, "label_smoothing": smoothing}
     return elementwise(fn, _focal, where, weights, reduction, **operands)
 
 
 @with_slopes
-def _focal(x: Array, y: Array, alpha: Array | None, gamma: Array) -> tuple[Array, tuple[Any, ...]]:
+def _focal(
+    x: Array, label: Array, alpha: Array | None, gamma: Array, smoothing: Array
+) -> tuple[Array, tuple[Any, ...]]:
     # In e = exp(-|x|) and the labels m and rest of the likelier and the other side, 1 - p_t is d / (1 + e) with
     # d = rest + m e. It vanishes only as e does, when a hard label agrees: there d divides what does too.
-    likely = x >= 0
-    sign, m, rest = jnp.where(likely, 1, -1).astype(x.dtype), jnp.where(likely, y, 1 - y), jnp.where(likely, 1 - y, y)
+    likely, (y, no) = x >= 0, smoothed(label, smoothing)
+    sign, m, rest = jnp.where(likely, 1, -1).astype(x.dtype), jnp.where(likely, y, no), jnp.where(likely, no, y)
     size = jnp.minimum(jnp.abs(x), jnp.finfo(x.dtype).max)
     e = stable.used_often(stable.exp_down(-size), -1)
     large = stable.used_often(1 / (1 + e), 0.25)
@@ -83,7 +89,7 @@ def _focal(x: Array, y: Array, alpha: Array | None, gamma: Array) -> tuple[Array
     divisor = jnp.where(agrees, 1, d)
 
     wrong = stable.power(large * d, gamma)
-    weight = wrong if alpha is None else wrong * (alpha * y + (1 - alpha) * (1 - y))
+    weight = wrong if alpha is None else wrong * (alpha * y + (1 - alpha) * no)
     cost = m * near + rest * (size + near)
     losses = times(weight, jnp.where((rest > 0) & jnp.isinf(x), jnp.inf, cost))
     pull = gamma * (rest - m) * jnp.where(agrees, 1, e / divisor) * cost + (rest - m * e)
@@ -93,5 +99,6 @@ def _focal(x: Array, y: Array, alpha: Array | None, gamma: Array) -> tuple[Array
     if alpha is not None:
         by_label = by_label + (2 * alpha - 1) * by_weight
     by_gamma = weight * cost * (jnp.where(agrees, -size, jnp.log(divisor)) - near)
-    by_alpha = None if alpha is None else (2 * y - 1) * by_weight
-    return losses, (sign * weight * large * pull, by_label, by_alpha, by_gamma)
+    by_alpha = None if alpha is None else (y - no) * by_weight
+    slope = sign * weight * large * pull
+    return losses, (slope, (1 - smoothing) * by_label, by_alpha, by_gamma, (0.5 - label) * by_label)

@@ -103,11 +103,11 @@ class Rows:
         cap = None if logit_softcap is None else option("logit_softcap", logit_softcap, math.inf)
         return Scores(self.logits, self.mask, self.keep, option("temperature", temperature, 1.0), cap)
 
-    def class_weights(self, weights: Any) -> Array | None:
+    def class_weights(self, weights: Any, arg: str = "class_weights") -> Array | None:
         if weights is None:
             return None
-        c = checks.number(self.fn, "class_weights", weights)
-        return checks.same_shape(self.fn, "class_weights", c, self.class_shape, "class axis").reshape(self.classes)
+        c = checks.number(self.fn, arg, weights)
+        return checks.same_shape(self.fn, arg, c, self.class_shape, "class axis").reshape(self.classes)
 
     def cross_entropy(
         self,
