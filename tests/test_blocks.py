@@ -20,7 +20,7 @@ def form(monkeypatch):
     """Blocks of 8 entries, on the first of the suite's devices."""
     jax.clear_caches()
     monkeypatch.setattr(blocks, "one_cpu", lambda: True)
-    for name, value in {"_LEAST": 8, "_FOR_EACH_CORE": 0, "_RUN": 1}.items():
+    for name, value in {"_LEAST": 8, "_SMALL": 0, "_FOR_EACH_CORE": 0, "_RUN": 1}.items():
         monkeypatch.setattr(blocks, name, value)
     yield
     jax.clear_caches()

@@ -34,8 +34,10 @@ Rule = Callable[..., Any]
 Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, and the blocks add up
 
 # Entries of a block. XLA splits a loop between cores from 2^16 entries on, so that each core has 2^15 (128 KB). Many
-# cores get more only where the array is so large that five such blocks in float32 are less than 4% of it.
+# cores get more only where the array is so large that five such blocks in float32 are less than 4% of it. A block takes
+# some 50 us more than what is done in it, which counts where the array itself is nearly in the cache: there are fewer.
 _LEAST, _FOR_EACH_CORE, _PARTS = 2**16, 2**15, 128
+_SMALL = 2**21
 _RUN = 64  # entries that lie together, at least
 
 
@@ -158,13 +160,15 @@ def _carried(dtype: Any) -> Any:
 
 def _block(shape: tuple[int, ...], axes: Sequence[int]) -> tuple[int, ...]:
     """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for."""
-    most = min(max(_LEAST, math.prod(shape) // _PARTS), max(_LEAST, _FOR_EACH_CORE * (os.cpu_count() or 1)))
+    size = math.prod(shape)
+    least = _LEAST if size > _SMALL else 2 * _LEAST
+    most = min(max(least, size // _PARTS), max(least, _FOR_EACH_CORE * (os.cpu_count() or 1)))
     block = list(shape)
     for i, n in enumerate(shape):
         now = math.prod(block)
         if i not in axes and now > most:
-            least = _RUN if i == len(shape) - 1 else 1
-            count = max(1, n // max(least, -(-n * most // now)))
+            run = _RUN if i == len(shape) - 1 else 1
+            count = max(1, n // max(run, -(-n * most // now)))
             block[i] = -(-n // count)  # nearly even parts: few entries are in two of them
     return tuple(block)
 
