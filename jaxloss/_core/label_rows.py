@@ -33,7 +33,7 @@ def label_stats(x: Any, label: Array, axis: int, scores: Scores = upcast) -> tup
     """The statistics of each row and the score of its label.
 
     As in `part_stats`, lse = max + log1p(rest) and `softmax` holds; but `max` may be the score of another class than
-    the largest, which `rest` leaves out. A label that names no class has the score of the nearest.
+    the largest, which `rest` leaves out. Where the label names no class they mean nothing.
     """
     return as_one(lambda x, label: _label_stats(x, label, axis, scores), x, label)
 
@@ -56,10 +56,9 @@ def _label_stats_jvp(axis: int, scores: Scores, primals: Any, tangents: Any) -> 
 
 
 def _stats_around_label(x: Any, label: Array, axis: int, scores: Scores) -> tuple[RowStats, Array]:
-    label = jnp.clip(label, 0, jax.tree.leaves(x)[0].shape[axis] - 1).astype(jnp.int32)
     at_label = pick(scores(x), label, axis)
     middle = _middle(x, at_label, axis, scores)
-    others = _sum_around(x, label, middle, axis, scores)
+    others = _sum_around(x, label.astype(jnp.int32), middle, axis, scores)
     rest = others + jnp.expm1(at_label - middle)  # with the label, and without the class in the middle
     near = RowStats(middle, rest)
     holds = _everywhere((others < math.exp(0.99 * FARTHEST)) & (jnp.abs(middle) < jnp.inf))
