@@ -11,6 +11,7 @@ from registry_formulas import (
     kept_classes,
     last,
     scores,
+    smoothed,
     softmax_cross_entropy,
     weighted,
 )
@@ -26,7 +27,7 @@ def power(m: Maths, base: Any, exponent: Any) -> Any:
 def sigmoid_focal_loss(
     m: Maths, x: Any, y: Any, alpha: Any = None, gamma: Any = 2.0, label_smoothing: Any = 0.0, **given: Any
 ) -> Any:
-    y = (1 - label_smoothing) * y + label_smoothing / 2
+    y = smoothed(y, label_smoothing)
     p, q = m.exp(-m.softplus(-x)), m.exp(-m.softplus(x))
     cost = m.times(y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))
     losses = power(m, (1 - y) * p + y * q, gamma) * cost
@@ -43,7 +44,7 @@ def asymmetric_loss(
     label_smoothing: Any = 0.0,
     **given: Any,
 ) -> Any:
-    y = (1 - label_smoothing) * y + label_smoothing / 2
+    y = smoothed(y, label_smoothing)
     p, q = m.exp(-m.softplus(-x)), m.exp(-m.softplus(x))
     shifted = m.where(p > margin, p - margin, 0 * p)
     # 1 - p + m, of which q may be all

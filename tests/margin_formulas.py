@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from registry_formulas import EXACT_CONTEXT, Maths, kept_classes, last, weighted
+from registry_formulas import EXACT_CONTEXT, Maths, kept_classes, last, sigmoid_binary_cross_entropy, weighted
 
 
 def elementary(m: Maths, name: str, x: Any) -> Any:
@@ -137,8 +137,7 @@ def multilabel_soft_margin_loss(
     keep = kept_classes(m, x, where, axis)
     y = last(m, m.xp.broadcast_to(y, x.shape), axis)
     x = last(m, x, axis)
-    y = (1 - label_smoothing) * y + label_smoothing / 2
-    terms = (m.times(pos_weight * y, m.softplus(-x)) + m.times(1 - y, m.softplus(x))) * class_weights
+    terms = sigmoid_binary_cross_entropy(m, x, y, pos_weight, label_smoothing) * class_weights
     return m.where(keep, terms, 0 * terms).sum(-1) / m.number(np.maximum(keep.sum(-1), 1))
 
 

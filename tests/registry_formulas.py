@@ -153,10 +153,15 @@ def integer_cross_entropy(
     return losses if ignore_index is None else m.where(labels == ignore_index, 0 * losses, losses)
 
 
+def smoothed(y: Any, label_smoothing: Any) -> Any:
+    """A label of yes or no, moved towards one half."""
+    return (1 - label_smoothing) * y + label_smoothing / 2
+
+
 def sigmoid_binary_cross_entropy(
     m: Maths, x: Any, y: Any, pos_weight: Any = 1.0, label_smoothing: Any = 0.0, **given: Any
 ) -> Any:
-    y = (1 - label_smoothing) * y + label_smoothing / 2
+    y = smoothed(y, label_smoothing)
     return weighted(m, m.times(pos_weight * y, m.softplus(-x)) + m.times(1 - y, m.softplus(x)), **given)
 
 

@@ -238,6 +238,8 @@ def test_class_ruled_out_at_any_temperature(temperature):
     kl_divergence = functools.partial(jaxloss.softmax_kl_divergence, temperature=temperature)
     assert kl_divergence(jnp.array([0.0, 0.0, -INF]), jnp.zeros(3)) == INF
     np.testing.assert_allclose(kl_divergence(jnp.zeros(2), jnp.array([0.0, -INF])), np.log(2.0), rtol=1e-6)
+    assert kl_divergence(jnp.array([INF, 0.0]), jnp.zeros(2)) == INF
+    np.testing.assert_allclose(kl_divergence(jnp.zeros(2), jnp.array([0.0, INF])), np.log(2.0), rtol=1e-6)
     assert jaxloss.sigmoid_kl_divergence(jnp.array(INF), jnp.array(0.0), temperature=temperature) == INF
     np.testing.assert_allclose(
         jaxloss.sigmoid_kl_divergence(jnp.array(0.0), jnp.array(-INF), temperature=temperature), np.log(2.0), rtol=1e-6
@@ -248,6 +250,7 @@ LOGIT_DISTANCES = [
     *FROM_LOGITS,
     jaxloss.total_variation,
     jaxloss.hellinger_distance,
+    jaxloss.wasserstein_1d,
     functools.partial(jaxloss.renyi_divergence, alpha=2.0),
 ]
 
@@ -266,7 +269,7 @@ def test_infinite_logit_is_the_whole_distribution(fn, large):
             np.testing.assert_allclose(g, w, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fn", FROM_LOGITS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("fn", LOGIT_DISTANCES, ids=lambda f: getattr(f, "__name__", "renyi_divergence"))
 def test_undefined_rows_are_nan(fn):
     for bad in (jnp.array([-INF, -INF]), jnp.array([NAN, 0.0]), jnp.array([INF, INF])):
         assert jnp.isnan(fn(bad, jnp.zeros(2)))

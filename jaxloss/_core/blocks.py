@@ -34,8 +34,8 @@ Rule = Callable[..., Any]
 Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, and the blocks add up
 
 # Entries of a block. XLA splits a loop between cores from 2^16 entries on, so that each core has 2^15 (128 KB). Many
-# cores get more only where the array is so large that five such blocks in float32 are less than 4% of it. A block takes
-# some 50 us more than what is done in it, which counts where the array itself is nearly in the cache: there are fewer.
+# cores get more only where the array is so large that five such blocks in float32 are less than 4% of it. A block costs
+# more than what is done in it, which counts where the array itself is nearly in the cache: there are fewer.
 _LEAST, _FOR_EACH_CORE, _PARTS = 2**16, 2**15, 128
 _SMALL = 2**21
 _RUN = 64  # entries that lie together, at least

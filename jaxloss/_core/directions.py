@@ -27,7 +27,6 @@ from jaxloss._core.devices import is_explicit
 from jaxloss._core.precision import compute_dtype, cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.remat import as_one
-from jaxloss._core.tracing import traced_once
 
 Axes = int | tuple[int, ...]
 
@@ -151,7 +150,6 @@ def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> 
     return lax.cond(jnp.all(in_range & ~_is_near(products)), usual, careful)
 
 
-@traced_once
 def _found(scales: tuple[Array, Array], products: _Products, ratio: Array, ww: Array, wy: Array) -> Any:
     """From the sums over both vectors, multiplied by `scales`, and over w = x - ratio y."""
     xx, yy, _ = products

@@ -65,13 +65,11 @@ def _in_block(axis: int, x: Array, y: Array, t: Array, beta: Array | None, keep:
     return jnp.sum(forward + reverse, axis), _Numbers(r, jnp.sum(reverse, axis), rest, mass)
 
 
-@traced_once
 def _halves(s: _Sides) -> tuple[Array, Array]:
     of_larger = jnp.where(s.infinite, jnp.inf, s.larger * s.above.term)
     return _by_side(s, of_larger, s.larger * s.below.term)
 
 
-@traced_once
 def _pulls(s: _Sides) -> tuple[Array, Array]:
     """q log(q / m) / (1 - beta) and p log(p / m) / beta."""
     return _by_side(s, s.larger * s.above.slope, -s.larger * s.below.slope)

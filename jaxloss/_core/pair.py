@@ -102,7 +102,6 @@ def along(row: Any, axis: int) -> Any:
     return jax.tree.map(lambda v: jnp.expand_dims(v, axis), row)
 
 
-@traced_once
 def _aligned(x: Array, y: Array, t: Array, max_x: Array, max_y: Array) -> tuple[Array, Array, Array]:
     """Logits below their maximum, and their difference as if it had been formed exactly."""
     x, y, t, max_x, max_y = promote(x, y, t, max_x, max_y)
@@ -130,7 +129,6 @@ def _two_difference(x: Array, y: Array) -> tuple[Array, Array]:
     return high, jax.lax.stop_gradient(low)
 
 
-@traced_once
 def _difference(p: Array, q: Array, d: Array) -> Array:
     """p - q, for d = log(p / q)."""
     near = jnp.abs(d) < 1
@@ -154,20 +152,17 @@ def others(probability: Array, weighted: Array, top: Array, axis: int) -> tuple[
     return jnp.sum(jnp.where(top, 0, weighted), axis), jnp.sum(jnp.where(top, 0, probability), axis)
 
 
-@traced_once
 def centred(probability: Array, weighted: Array, top: Array, m: Mean) -> Array:
     """probability * (v - mean of v): the gradient of a mean with respect to logits."""
     return jnp.where(top, m.mass * m.mean - m.rest, weighted - probability * m.mean)
 
 
-@traced_once
 def unbounded(probability: Array, ruled_out: Array) -> Array:
     """The slope of an infinite divergence: a class that the other side alone rules out is pushed, the others pulled."""
     pulled = (probability > 0) & (probability < 1)
     return jnp.where(pulled, jnp.where(ruled_out, jnp.inf, -jnp.inf), 0)
 
 
-@traced_once
 def kl_term(p: Array, q: Array, d: Array) -> Array:
     """q phi(d) = q log(q / p) + p - q for d = log(p / q), non-negative; the terms add up to KL(q || p)."""
     near = jnp.abs(d) < 1
