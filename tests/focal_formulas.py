@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from registry_formulas import (
     Maths,
-    integer_cross_entropy,
-    kept_classes,
     last,
+    one_hot,
     scores,
     smoothed,
     softmax_cross_entropy,
@@ -53,46 +52,38 @@ def asymmetric_loss(
     return weighted(m, m.times(y, power(m, q, gamma_pos) * m.softplus(-x)) + m.times(1 - y, negative), **given)
 
 
-def _of_cost(m: Maths, f: Any, x: Any, y: Any, axis: Any, where: Any, class_weights: Any, ignore_index: Any) -> Any:
-    cost = integer_cross_entropy(m, x, y, axis=axis, where=where)
-    losses = f(cost)
-    if class_weights is not None:
-        losses = losses * class_weights[np.asarray(y)]
-    gone = np.zeros(np.shape(y), bool) if ignore_index is None else np.asarray(y) == ignore_index
-    gone = gone | ~kept_classes(m, x, where, axis).any(-1)
+def _of_costs(
+    m: Maths,
+    f: Any,
+    x: Any,
+    y: Any,
+    axis: Any = -1,
+    where: Any = None,
+    class_weights: Any = 1.0,
+    label_smoothing: Any = 0.0,
+    ignore_index: Any = None,
+) -> Any:
+    """The sum over the classes of f(-log p) by the weights of the labels, which may be indices."""
+    z, keep = scores(m, x, where, axis)
+    is_index = np.asarray(y).dtype.kind in "iu"
+    t = one_hot(m, y, z.shape[-1]) if is_index else last(m, m.xp.broadcast_to(y, x.shape), axis)
+    classes = keep.sum(-1, keepdims=True)
+    even = m.number(1.0) * label_smoothing / m.number(np.maximum(classes, 1))
+    t = ((1 - label_smoothing) * t + m.where(keep, even, 0 * even)) * class_weights
+    gone = classes[..., 0] == 0
+    if ignore_index is not None:
+        gone = gone | (np.asarray(y) == ignore_index)
+    z = m.where(classes > 0, z, 0 * m.number(1.0))
+    losses = m.times(m.where(gone[..., None], 0 * t, t), f(m.log_sum_exp(z) - z)).sum(-1)
     return m.where(gone, 0 * losses, losses)
 
 
-def softmax_focal_loss(
-    m: Maths,
-    x: Any,
-    y: Any,
-    gamma: Any = 2.0,
-    axis: Any = -1,
-    where: Any = None,
-    class_weights: Any = None,
-    ignore_index: Any = None,
-) -> Any:
-    def focal(cost: Any) -> Any:
-        return power(m, 1 - m.exp(-cost), gamma) * cost
-
-    return _of_cost(m, focal, x, y, axis, where, class_weights, ignore_index)
+def softmax_focal_loss(m: Maths, x: Any, y: Any, gamma: Any = 2.0, **given: Any) -> Any:
+    return _of_costs(m, lambda cost: power(m, 1 - m.exp(-cost), gamma) * cost, x, y, **given)
 
 
-def generalized_cross_entropy(
-    m: Maths,
-    x: Any,
-    y: Any,
-    q: Any = 0.7,
-    axis: Any = -1,
-    where: Any = None,
-    class_weights: Any = None,
-    ignore_index: Any = None,
-) -> Any:
-    def lq(cost: Any) -> Any:
-        return (1 - m.exp(-q * cost)) / q
-
-    return _of_cost(m, lq, x, y, axis, where, class_weights, ignore_index)
+def generalized_cross_entropy(m: Maths, x: Any, y: Any, q: Any = 0.7, **given: Any) -> Any:
+    return _of_costs(m, lambda cost: (1 - m.exp(-q * cost)) / q, x, y, **given)
 
 
 def poly_loss_cross_entropy(

@@ -1,4 +1,4 @@
-"""One case for each public loss. Every conformance test runs over `CASES`: a new loss gets them all by adding its case.
+"""At least one case for each public loss. Every conformance test runs over `CASES`: a new loss gets them all by adding its case.
 
 A public name of jaxloss without a case fails the suite, unless it is in `UTILITIES`.
 """

@@ -39,7 +39,7 @@ class Case:
     # "elementwise", "tokens" (last axis: time), "axis" (consumes an axis), "frames" (consumes frames and classes),
     # "batch" (one value for each example, which depends on the others) or "total" (one scalar)
     kind: str
-    name: str = ""
+    name: str = ""  # that of the function, and after a space what it is given
     shape: tuple[int, ...] = (8, 5)
     shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of single option sets
     makers: Mapping[str, Maker] = dataclasses.field(default_factory=dict)  # likewise

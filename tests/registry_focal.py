@@ -49,6 +49,14 @@ def saturated(gamma: float) -> Edge:
     return Edge(f"saturated, {gamma}", *edge, {"gamma": gamma})
 
 
+OF_DISTRIBUTIONS = (
+    Edge("class ruled out", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+    Edge("label ruled out", ([[-INF, 0.0]], [[1.0, 0.0]]), [INF], ([[-1.0, 1.0]], "any")),
+    Edge("far apart", ([[3e38, -3e38]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+    Edge("one class", ([[3.0]], [[0.5]]), [0.0], ([[0.0]], "any")),
+    Edge("no target", ([[1.0, -INF]], [[0.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+    Edge("nan", ([[NAN, 0.0]], [[0.0, 1.0]]), [NAN], "any"),
+)
 GAMMAS = (0.0, 0.5, 1.0, 2.0)
 TINY = 1.8048513878454153e-35  # exp(-80)
 
@@ -56,6 +64,8 @@ TINY = 1.8048513878454153e-35  # exp(-80)
 def _of_label(fn: Any, options: dict[str, Any], edges: tuple[Edge, ...], everything: dict[str, Any]) -> Case:
     """The loss is a function of the cross-entropy, with slope 1 in it where it vanishes."""
     common = {
+        "distributions": {},
+        "everything of distributions": {"where": classes_kept_anywhere, "class_weights": class_weights, **everything},
         "first axis": {"axis": 0},
         "two axes": {"axis": (0, 2)},
         "classes kept": {"where": classes_kept},
@@ -77,7 +87,12 @@ def _of_label(fn: Any, options: dict[str, Any], edges: tuple[Edge, ...], everyth
         "axis",
         options={**common, **options},
         shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
-        makers={"first axis": integer_first_axis, "two axes": integer_two_axes},
+        makers={
+            "first axis": integer_first_axis,
+            "two axes": integer_two_axes,
+            "distributions": dense,
+            "everything of distributions": dense,
+        },
         edges=(*shared, *edges),
         zero=right_labels,
         accurate=confident,
@@ -167,7 +182,7 @@ CASES = [
     ),
     _of_label(
         jaxloss.softmax_focal_loss,
-        {f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)},
+        {**{f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)}, "smoothed": {"label_smoothing": 0.1}},
         (
             *(Edge(f"wrong by far, {g}", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],), {"gamma": g}) for g in GAMMAS),
             Edge("no gamma", ([[80.0, 0.0]], [0]), [TINY], ([[-TINY, TINY]],), {"gamma": 0.0}),
@@ -177,7 +192,21 @@ CASES = [
             ),
             Edge("label ruled out", ([[-INF, 0.0]], [0]), [INF], ([[-1.0, 1.0]],)),
         ),
-        {"gamma": 1.5},
+        {"gamma": 1.5, "label_smoothing": 0.2},
+    ),
+    Case(  # sums over classes, where a label has one number for each row
+        jaxloss.softmax_focal_loss,
+        formulas.softmax_focal_loss,
+        dense,
+        "axis",
+        "softmax_focal_loss of distributions",
+        options={"gamma 0.5": {"gamma": 0.5}, "first axis": {"axis": 0}, "two axes": {"axis": (0, 2)}},
+        shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
+        edges=OF_DISTRIBUTIONS,
+        zero=right_distributions,
+        accurate=dense_confident,
+        scales=(1e-3, 1.0, 10.0, 1e3),
+        conditioned=10.0,
     ),
     _of_label(
         jaxloss.generalized_cross_entropy,

@@ -68,6 +68,18 @@ class Rows:
         y = fill(self.keep, y, 0)
         return known_classes(self.fn, y, self.total_classes)
 
+    def target(self, labels: Any, ignore_index: int | None) -> Array:
+        """Class indices, or floating-point weights of the classes."""
+        given = checks.number(self.fn, "labels", labels)
+        if jnp.issubdtype(given.dtype, jnp.integer):
+            return self.labels(given, ignore_index)
+        if given.ndim < len(self.shape):  # labels of a wrong type may well broadcast
+            form = f"{given.dtype} of shape {given.shape}"
+            raise TypeError(f"{self.fn}: labels must be integer, or weights of all classes {self.shape}, got {form}")
+        if ignore_index is not None:
+            raise ValueError(f"{self.fn}: ignore_index needs labels that are class indices; use where")
+        return self.distribution(given)
+
     def distribution(self, labels: Any) -> Array:
         t = checks.number(self.fn, "labels", labels)
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))

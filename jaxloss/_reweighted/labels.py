@@ -1,4 +1,4 @@
-"""Functions of the cross-entropy of a label: what is done to it is done to one number for each row.
+"""Functions of the cross-entropy of a class. For a label it is one number in each row; distributions have one a class.
 
 >>> import jax, jax.numpy as jnp
 >>> right_and_wrong = jnp.array([[4.0, 0.0], [0.0, 4.0]])
@@ -17,40 +17,45 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
-from jaxloss._core.class_rows import Rows
-from jaxloss._core.elements import with_slopes
+from jaxloss._core.class_rows import Rows, is_zero
 from jaxloss._core.softmax import Wanted, row_statistics
-from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
+from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
+from jaxloss._reweighted.mixture import Chance, OfChance, mixture, of_label
 
 
 @loss()
 def softmax_focal_loss(
-    logits: Float[ArrayLike, "*batch classes"],
-    labels: Integer[ArrayLike, "*batch"],
+    logits: Float[ArrayLike, "*shape"],
+    labels: Num[ArrayLike, "..."],
     *,
     gamma: float | Array = 2.0,
     axis: Axis = -1,
     where: Bool[ArrayLike, "..."] | None = None,
     weights: Num[ArrayLike, "..."] | None = None,
     class_weights: Num[ArrayLike, "classes"] | None = None,
+    label_smoothing: float | Array = 0.0,
     ignore_index: int | None = None,
     reduction: Reduction = "none",
 ) -> Float[Array, "..."]:
     r"""Focal loss of classes that exclude each other: $-c_y\,(1 - p_y)^\gamma \log p_y$, $p = \mathrm{softmax}(x)$.
 
-    Rows whose label is probable hardly count. Value and derivatives are finite for any $\gamma \ge 0$, however small
-    $1 - p_y$ is; $\gamma = 0$ is `softmax_cross_entropy_with_integer_labels`.
+    Rows whose label is probable hardly count. Label distributions $t$, and labels that are smoothed to one, cost
+    $-\sum_k t_k c_k\,(1 - p_k)^\gamma \log p_k$. Value and derivatives are finite for any $\gamma \ge 0$, however small
+    $1 - p_y$ is; $\gamma = 0$ is the cross-entropy.
 
     Args:
       logits: raw scores $x$. `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: class indices $y$, the shape of the logits without `axis`, in [0, classes); outside of it loss and
-        gradient of the example are NaN, and `checkify` with `user_checks` reports it.
+        gradient of the example are NaN, and `checkify` with `user_checks` reports it. Or floating-point weights $t$ of
+        the classes, with as many dimensions as the logits.
       gamma: $\gamma \ge 0$, a number.
       axis: the class axis; several form one class axis in their order, which the labels index flattened.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
         gradient, even if NaN; a row that keeps no class is dropped; a label whose class is dropped costs `inf`.
       weights: multiply the losses of the rows.
       class_weights: $c$, one for each class ($\alpha$ in the paper). As in every mean here, only `weights` divide.
+      label_smoothing: $\alpha$ in [0, 1]: labels become $(1-\alpha)\,t_k + \alpha/K$, with $K$ the number of classes
+        that are kept.
       ignore_index: rows with this label are dropped.
       reduction: `"none"`, `"mean"` or `"sum"` over the rows; see `jaxloss.reduce`.
 
@@ -58,8 +63,10 @@ def softmax_focal_loss(
       One loss for each row (the shape of the labels), or a scalar; at least float32.
 
     Raises:
-      TypeError: logits are not floating-point, labels not integer or `where` not boolean.
-      ValueError: a shape does not fit the logits, there are no classes, or `gamma` is out of its range.
+      TypeError: logits are not floating-point, labels neither integers nor weights of all classes, or `where` not
+        boolean.
+      ValueError: a shape does not fit the logits, there are no classes, an option is out of its range, or
+        `ignore_index` comes with distributions.
 
     Reference: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection" (2017).
 
@@ -69,12 +76,12 @@ def softmax_focal_loss(
     fn = "softmax_focal_loss"
     checks.in_range(fn, "gamma", gamma, 0, math.inf, open_high=True)
     rows = Rows(fn, "logits", logits, axis, where)
-    return _of_cost(rows, labels, ignore_index, _focal, ("gamma", gamma), class_weights, weights, reduction)
+    losses = _losses(rows, labels, ignore_index, _focal, ("gamma", gamma), class_weights, label_smoothing)
+    return rows.total(losses, weights, reduction)
 
 
-@with_slopes
-def _focal(cost: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
-    p, wrong = jnp.exp(-cost), -jnp.expm1(-cost)
+def _focal(at: Chance, gamma: Array) -> tuple[Array, Array, Array]:
+    cost, p, wrong = at
     none = wrong == 0
     weight = stable.power(wrong, gamma)
     bounded = jnp.minimum(cost, jnp.finfo(cost.dtype).max)
@@ -82,13 +89,13 @@ def _focal(cost: Array, gamma: Array) -> tuple[Array, tuple[Array, Array]]:
     small = cost < jnp.sqrt(jnp.finfo(cost.dtype).eps)
     ratio = jnp.where(small, 1 + cost / 2, bounded / jnp.where(small, 1, wrong))
     log_wrong = jnp.where(p < 0.5, jnp.log1p(-jnp.minimum(p, 0.5)), jnp.log(jnp.where(none, 1, wrong)))
-    return weight * cost, (weight * (gamma * p * ratio + 1), weight * bounded * log_wrong)
+    return weight * cost, weight * (gamma * p * ratio + 1), weight * bounded * log_wrong
 
 
 @loss()
 def generalized_cross_entropy(
-    logits: Float[ArrayLike, "*batch classes"],
-    labels: Integer[ArrayLike, "*batch"],
+    logits: Float[ArrayLike, "*shape"],
+    labels: Num[ArrayLike, "..."],
     *,
     q: float | Array = 0.7,
     axis: Axis = -1,
@@ -102,12 +109,13 @@ def generalized_cross_entropy(
 
     The gradient is that of the cross-entropy times $p_y^q$: rows that contradict their label by far hardly count, and
     none costs more than $1/q$. $q = 1$ is the probability to be wrong, and the limit $q = 0$, which is taken, the
-    cross-entropy. A confident row keeps all its digits.
+    cross-entropy. Label distributions $t$ cost $\sum_k t_k c_k\,(1 - p_k^q)/q$. A confident row keeps all its digits.
 
     Args:
       logits: raw scores $x$. `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: class indices $y$, the shape of the logits without `axis`, in [0, classes); outside of it loss and
-        gradient of the example are NaN, and `checkify` with `user_checks` reports it.
+        gradient of the example are NaN, and `checkify` with `user_checks` reports it. Or floating-point weights $t$ of
+        the classes, with as many dimensions as the logits.
       q: $q$ in [0, 1], a number.
       axis: the class axis; several form one class axis in their order, which the labels index flattened.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
@@ -121,8 +129,10 @@ def generalized_cross_entropy(
       One loss for each row (the shape of the labels), or a scalar; at least float32.
 
     Raises:
-      TypeError: logits are not floating-point, labels not integer or `where` not boolean.
-      ValueError: a shape does not fit the logits, there are no classes, or `q` is out of its range.
+      TypeError: logits are not floating-point, labels neither integers nor weights of all classes, or `where` not
+        boolean.
+      ValueError: a shape does not fit the logits, there are no classes, `q` is out of its range, or `ignore_index`
+        comes with distributions.
 
     Reference: Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels"
     (2018).
@@ -133,11 +143,12 @@ def generalized_cross_entropy(
     fn = "generalized_cross_entropy"
     checks.in_range(fn, "q", q, 0, 1)
     rows = Rows(fn, "logits", logits, axis, where)
-    return _of_cost(rows, labels, ignore_index, _generalized, ("q", q), class_weights, weights, reduction)
+    losses = _losses(rows, labels, ignore_index, _generalized, ("q", q), class_weights)
+    return rows.total(losses, weights, reduction)
 
 
-@with_slopes
-def _generalized(cost: Array, q: Array) -> tuple[Array, tuple[Array, Array]]:
+def _generalized(at: Chance, q: Array) -> tuple[Array, Array, Array]:
+    cost = at.cost
     s = jnp.where(q == 0, 0, q * cost)
     losses = jnp.where(s == 0, cost, -jnp.expm1(-s) / jnp.where(s == 0, 1, q))
     # By q it is (e^-s (1 + s) - 1) / q^2, which is -cost^2 / 2 and a series in s where s is small.
@@ -147,22 +158,24 @@ def _generalized(cost: Array, q: Array) -> tuple[Array, tuple[Array, Array]]:
     series = jnp.where(tiny, 0.5 + near / 6, stable.phi_near(near) / jnp.square(jnp.where(tiny, 1, near)))
     far = (1 - jnp.exp(-s) * (1 + jnp.where(close, s, jnp.minimum(s, 1e3)))) / jnp.square(jnp.where(close, 1, q))
     bounded = jnp.where(close, cost, 0)
-    return losses, (jnp.exp(-s), -jnp.where(close, jnp.square(bounded) * jnp.exp(-near) * series, far))
+    return losses, jnp.exp(-s), -jnp.where(close, jnp.square(bounded) * jnp.exp(-near) * series, far)
 
 
-def _of_cost(
+def _losses(
     rows: Rows,
     labels: Any,
     ignore_index: int | None,
-    rule: Any,
+    f: OfChance,
     option: tuple[str, Any],
     class_weights: Any,
-    weights: Any,
-    reduction: str,
+    label_smoothing: Any = 0.0,
 ) -> Array:
-    """The losses rule(cost, option) of the cross-entropies of the labels."""
-    y, c = rows.labels(labels, ignore_index), rows.class_weights(class_weights)
-    cost = row_statistics(Wanted(rows.axis), rows.scores(), y, None).cross
-    assert cost is not None
-    losses = rule(cost, checks.scalar(rows.fn, *option).astype(cost.dtype))
-    return rows.total(rows.of_label(c, losses, y), weights, reduction)
+    target, alpha = rows.target(labels, ignore_index), rows.per_row("label_smoothing", label_smoothing, 1)
+    c, given = rows.class_weights(class_weights), checks.scalar(rows.fn, *option)
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        cost = row_statistics(Wanted(rows.axis), rows.scores(), target, None).cross
+        assert cost is not None
+        losses = rows.of_label(c, of_label(f)(cost, given.astype(cost.dtype)), target)
+    else:
+        losses = mixture(f, rows, target, c, given)
+    return rows.smooth(losses, None if is_zero(alpha) else mixture(f, rows, None, c, given), alpha)

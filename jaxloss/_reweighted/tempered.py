@@ -51,7 +51,7 @@ def bi_tempered_logistic_loss(
     Args:
       logits: $x$, any shape; `-inf` rules a class out.
       labels: class indices in [0, classes), of the shape of the logits without `axis` (out of range: NaN in value and
-        gradient, reported by `checkify` with `user_checks`); or floating distributions $y$, broadcast to the shape of
+        gradient, reported by `checkify` with `user_checks`); or floating distributions $y$ with as many dimensions as
         the logits, which have no gradient.
       t1: $t_1$ in [0, 1], a Python number.
       t2: $t_2$ in [0, 4], a Python number.
@@ -85,7 +85,9 @@ def bi_tempered_logistic_loss(
             raise TypeError(f"{fn}: {name} must be a Python number, got {type(value).__name__}")
         checks.in_range(fn, name, value, 0, most)
     rows = Rows(fn, "logits", logits, axis, where)
-    y = _labels(rows, labels, ignore_index)
+    y = rows.target(labels, ignore_index)
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        y = jnp.moveaxis(checks.no_gradient(fn, "labels", y), rows.axis, -1)
     x, mask = rows.last()
     how = _How(float(t1), float(t2), float(label_smoothing))
     losses = _bi_tempered(how, x, y, mask)
@@ -96,16 +98,6 @@ class _How(NamedTuple):
     t1: float
     t2: float
     smoothing: float
-
-
-def _labels(rows: Rows, labels: Any, ignore_index: int | None) -> Array:
-    """Class indices, or distributions with the classes last."""
-    given = checks.number(rows.fn, "labels", labels)
-    if jnp.issubdtype(given.dtype, jnp.integer):
-        return rows.labels(given, ignore_index)
-    if ignore_index is not None:
-        raise ValueError(f"{rows.fn}: ignore_index needs labels that are class indices; use where")
-    return jnp.moveaxis(checks.no_gradient(rows.fn, "labels", rows.distribution(given)), rows.axis, -1)
 
 
 def _distributions(how: _How, p: Array, y: Array, mask: Array | None) -> Array:
