@@ -1,4 +1,4 @@
-"""At least one case for each public loss. Every conformance test runs over `CASES`: a new loss gets them all by adding its case.
+"""A case for each public loss, or several. Every conformance test runs over `CASES`: a new loss gets all by a case.
 
 A public name of jaxloss without a case fails the suite, unless it is in `UTILITIES`.
 """
