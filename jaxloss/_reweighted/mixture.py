@@ -48,8 +48,8 @@ def of_label(f: OfChance) -> Callable[[Array, Array], Array]:
 
     @with_slopes
     def losses(cost: Array, option: Array) -> tuple[Array, tuple[Array, Array]]:
-        value, *slopes = f(Chance(cost, jnp.exp(-cost), -jnp.expm1(-cost)), option)
-        return value, tuple(slopes)
+        value, by_cost, by_option = f(Chance(cost, jnp.exp(-cost), -jnp.expm1(-cost)), option)
+        return value, (by_cost, by_option)
 
     return losses
 
