@@ -54,12 +54,10 @@ def of_label(f: OfChance) -> Callable[[Array, Array], Array]:
     return losses
 
 
-def _chance(z: Array, stats: stable.RowStats, axis: int) -> Chance:
-    """`rest` is at least the exponential of any class that is not the maximum."""
+def _chance(z: Array, stats: stable.RowStats, axis: int, right: Array) -> Chance:
+    """Only the class on top can have a probability above one half: the rest says by how much it is below 1."""
     gap, rest = stable.gap(z, stats, axis), jnp.expand_dims(stats.rest, axis)
-    e = stable.exp_minus(z, jnp.expand_dims(stats.max, axis))
-    wrong = (rest + jnp.where(gap == 0, 0, 1 - e)) / (1 + rest)
-    return Chance(gap + jnp.log1p(rest), e / (1 + rest), wrong)
+    return Chance(gap + jnp.log1p(rest), right, jnp.where(gap == 0, rest / (1 + rest), 1 - right))
 
 
 def mixture(f: OfChance, rows: Rows, target: Array | None, class_weights: Array | None, option: Array) -> Array:
@@ -70,7 +68,7 @@ def mixture(f: OfChance, rows: Rows, target: Array | None, class_weights: Array 
 class _Row(NamedTuple):
     stats: stable.RowStats
     others: Array  # sum of a_k over the classes below the maximum
-    top: Array  # and over those at it
+    top: Array  # sum of t_k c_k over those at it
 
 
 class _AtHand(NamedTuple):
@@ -95,11 +93,13 @@ def _forward(
 
     def terms(x: _AtHand) -> tuple[Array, Array, Array]:
         z = scores(x.s, axis)
-        at = _chance(z, x.stats, axis)
+        # Not as in the backward pass: XLA would compute it once for both, and write it to memory in float32.
+        e = stable.exp_minus(z, jnp.expand_dims(x.stats.max, axis))
+        at = _chance(z, x.stats, axis, e * jnp.expand_dims(1 / (1 + x.stats.rest), axis))
         weight = _weights(x.target, x.s, x.class_weights, z)
         value, slope, _ = f(at, x.option)
-        slope, is_top = weight * slope, z == jnp.expand_dims(x.stats.max, axis)
-        return times(weight, value), jnp.where(is_top, 0, slope), jnp.where(is_top, slope, 0)
+        is_top = z == jnp.expand_dims(x.stats.max, axis)
+        return times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
 
     z = scores(s, axis)
     at_hand = _AtHand(s, stats, target, along(class_weights, z, axis), option.astype(z.dtype))
@@ -119,14 +119,16 @@ def _backward(f: OfChance, axis: int, residuals: Any, g: Array) -> Any:
     s, target, class_weights, option, row = residuals
     z, pull = scores_and_pull(s, axis)
     stats, others, top, g_row = row.stats, *(jnp.expand_dims(x, axis) for x in (row.others, row.top, g))
+    rest = jnp.expand_dims(stats.rest, axis)
     c = along(class_weights, z, axis)
-    at = _chance(z, stats, axis)
+    at = _chance(z, stats, axis, stable.softmax(z, stats, axis))
     at = at._replace(cost=jnp.minimum(at.cost, jnp.finfo(z.dtype).max))
     value, slope, by_option = f(at, option.astype(z.dtype))
     weight = _weights(target, s, c, z)
     slope = weight * slope
-    alone = (z == jnp.expand_dims(stats.max, axis)) & (jnp.expand_dims(stats.rest, axis) < 1)
-    to_scores = jnp.where(alone, at.right * others - slope * at.wrong, at.right * (others + top) - slope)
+    total = others + top * f(Chance(jnp.log1p(rest), 1 / (1 + rest), rest / (1 + rest)), option.astype(z.dtype))[1]
+    alone = (z == jnp.expand_dims(stats.max, axis)) & (rest < 1)
+    to_scores = jnp.where(alone, at.right * others - slope * at.wrong, at.right * total - slope)
 
     to_target = to_classes = None
     if target is not None:
