@@ -190,6 +190,13 @@ LOSSES = [
     Loss("safe_softmax_cross_entropy", [IMAGES], soft),
     Loss("poly_loss_cross_entropy", [IMAGES], soft),
     Loss(
+        "softmax_focal_loss",
+        [TOKENS, IMAGES],
+        soft,
+        peer=plain.softmax_focal,
+        keras=lambda k, x, y: k.categorical_focal_crossentropy(y, x, alpha=1.0, from_logits=True),
+    ),
+    Loss(
         "softmax_kl_divergence",
         [TOKENS, SHORT],
         pair,

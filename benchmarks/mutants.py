@@ -40,6 +40,7 @@ TARGETS: dict[str, list[str]] = {
     "_binary/cross_entropy.py": [*DIGITS, "-k", "sigmoid_binary_cross_entropy"],
     "_binary/focal.py": [*DIGITS, "-k", "sigmoid_focal_loss"],
     "_binary/asymmetric.py": [*DIGITS, "-k", "asymmetric_loss"],
+    "_reweighted/mixture.py": [*DIGITS, "-k", "softmax_focal_loss or poly_loss or generalized_cross_entropy"],
     "_regression/quadratic.py": [*CONFORMANCE, "-k", "l2_loss or squared_error"],
     "_regression/absolute.py": [*CONFORMANCE, "-k", "huber or absolute_error or smooth_l1 or insensitive"],
     "_margin/decisions.py": [*CONFORMANCE, "-k", "hinge_loss or perceptron_loss or soft_margin or sparsemax_loss"],

@@ -18,6 +18,12 @@ def softmax_kl(x: Any, y: Any) -> Any:
     return jnp.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1))
 
 
+def softmax_focal(x: Any, y: Any) -> Any:
+    x, y = _float32(x, y)
+    log_p = jax.nn.log_softmax(x)
+    return -jnp.mean(jnp.sum(y * jnp.square(1 - jnp.exp(log_p)) * log_p, -1))
+
+
 def jensen_shannon(x: Any, y: Any) -> Any:
     log_p, log_q = map(jax.nn.log_softmax, _float32(x, y))
     log_m = jnp.logaddexp(log_p, log_q) - np.float32(np.log(2))

@@ -65,7 +65,7 @@ def _of_costs(
 ) -> Any:
     """The sum over the classes of f(-log p) by the weights of the labels, which may be indices."""
     z, keep = scores(m, x, where, axis)
-    is_index = np.asarray(y).dtype.kind in "iu"
+    is_index = y.dtype.kind in "iu"
     t = one_hot(m, y, z.shape[-1]) if is_index else last(m, m.xp.broadcast_to(y, x.shape), axis)
     classes = keep.sum(-1, keepdims=True)
     even = m.number(1.0) * label_smoothing / m.number(np.maximum(classes, 1))

@@ -83,6 +83,7 @@ BUILT_APART = frozenset(
         "sigmoid_binary_cross_entropy",
         "softmax_cross_entropy",
         "softmax_cross_entropy_with_integer_labels",
+        "softmax_focal_loss of distributions",
         "softmax_kl_divergence",
         "triplet_margin_loss",
         "uncertainty_weighted_sum",

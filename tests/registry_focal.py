@@ -200,7 +200,17 @@ CASES = [
         dense,
         "axis",
         "softmax_focal_loss of distributions",
-        options={"gamma 0.5": {"gamma": 0.5}, "first axis": {"axis": 0}, "two axes": {"axis": (0, 2)}},
+        options={
+            "gamma 0.5": {"gamma": 0.5},
+            "first axis": {"axis": 0},
+            "two axes": {"axis": (0, 2)},
+            "everything": {
+                "where": rows_kept,
+                "class_weights": class_weights,
+                "gamma": 1.5,
+                "label_smoothing": 0.2,
+            },
+        },
         shapes={"first axis": (5, 8), "two axes": (2, 4, 3)},
         edges=OF_DISTRIBUTIONS,
         zero=right_distributions,

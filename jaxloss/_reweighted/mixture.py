@@ -11,24 +11,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
 
-from jaxloss._core import stable
+from jaxloss._core import blocks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.elements import with_slopes
-from jaxloss._core.precision import cotangent
-from jaxloss._core.softmax import (
-    Scores,
-    along,
-    score_stats,
-    scores,
-    scores_and_pull,
-    spread_weights,
-    target_weights,
-    times,
-    where_counted,
-)
+from jaxloss._core.lanes import computed_once
+from jaxloss._core.pair import rule_out
+from jaxloss._core.precision import cotangent, upcast
+from jaxloss._core.reduction import fill
+from jaxloss._core.softmax import times
+from jaxloss._core.typing import Array
 
 
 class Chance(NamedTuple):
@@ -54,15 +47,9 @@ def of_label(f: OfChance) -> Callable[[Array, Array], Array]:
     return losses
 
 
-def _chance(z: Array, stats: stable.RowStats, axis: int, right: Array) -> Chance:
-    """Only the class on top can have a probability above one half: the rest says by how much it is below 1."""
-    gap, rest = stable.gap(z, stats, axis), jnp.expand_dims(stats.rest, axis)
-    return Chance(gap + jnp.log1p(rest), right, jnp.where(gap == 0, rest / (1 + rest), 1 - right))
-
-
 def mixture(f: OfChance, rows: Rows, target: Array | None, class_weights: Array | None, option: Array) -> Array:
     """The losses of the rows; `target` None stands for 1 at every class that is kept."""
-    return _mixture(f, rows.axis, rows.scores(), target, class_weights, option)
+    return _mixture(f, rows.axis, rows.logits, rows.keep_of_entries(), target, class_weights, option)
 
 
 class _Row(NamedTuple):
@@ -71,74 +58,82 @@ class _Row(NamedTuple):
     top: Array  # sum of t_k c_k over those at it
 
 
-class _AtHand(NamedTuple):
-    s: Scores
-    stats: stable.RowStats
-    target: Array | None
-    class_weights: Array | None
-    option: Array
-
-
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
-def _mixture(
-    f: OfChance, axis: int, s: Scores, target: Array | None, class_weights: Array | None, option: Array
-) -> Array:
-    return _forward(f, axis, s, target, class_weights, option)[0]
+def _mixture(f: OfChance, axis: int, *operands: Any) -> Array:
+    """The operands are the logits, what is kept of them (classes or rows), the target, class weights and the option."""
+    return blocks.per_row(lambda *operands: _in_block(f, axis, *operands)[1], _aligned(axis, *operands), axis)
 
 
-def _forward(
-    f: OfChance, axis: int, s: Scores, target: Array | None, class_weights: Array | None, option: Array
-) -> tuple[Array, Any]:
-    stats = stable.settled(score_stats(s, axis))
-
-    def terms(x: _AtHand) -> tuple[Array, Array, Array]:
-        z = scores(x.s, axis)
-        # Not as in the backward pass: XLA would compute it once for both, and write it to memory in float32.
-        e = stable.exp_minus(z, jnp.expand_dims(x.stats.max, axis))
-        at = _chance(z, x.stats, axis, e * jnp.expand_dims(1 / (1 + x.stats.rest), axis))
-        weight = _weights(x.target, x.s, x.class_weights, z)
-        value, slope, _ = f(at, x.option)
-        is_top = z == jnp.expand_dims(x.stats.max, axis)
-        return times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
-
-    z = scores(s, axis)
-    at_hand = _AtHand(s, stats, target, along(class_weights, z, axis), option.astype(z.dtype))
-    losses, others, top = stable.row_sums(at_hand, axis, terms, given=True)
-    return losses, (s, target, class_weights, option, _Row(stats, others, top))
+def _aligned(axis: int, x: Array, keep: Any, target: Any, class_weights: Array | None, option: Array) -> Any:
+    """The class weights with the dimensions of the logits, as they may have been before, and the option, in the dtype
+    of the computation."""
+    dtype = upcast(x).dtype
+    if class_weights is not None and class_weights.ndim < x.ndim:
+        class_weights = jnp.expand_dims(class_weights.astype(dtype), [i for i in range(x.ndim) if i != axis])
+    return x, keep, target, class_weights, option.astype(dtype)
 
 
-def _weights(target: Array | None, s: Scores, class_weights: Array | None, z: Array) -> Array:
-    if target is None:
-        return spread_weights(class_weights, s.mask, z)
-    t = target_weights(target, s, z.dtype)
-    return t if class_weights is None else t * class_weights
+def _in_block(f: OfChance, axis: int, *operands: Any) -> tuple[_Row, Array]:
+    x, keep, target, class_weights, option = operands
+    z = upcast(rule_out(keep, x, axis))
+    stats = stable.row_stats(z, axis)
+    value, slope, _ = f(_chance(z, stats, axis, computed_once(stable.softmax(z, stats, axis))), option)
+    weight, is_top = _weights(z, keep, target, class_weights, axis), z == jnp.expand_dims(stats.max, axis)
+    terms = times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
+    losses, others, top = (blocks.add_up(term, axis) for term in terms)
+    return _Row(stats, others, top), losses
 
 
-def _backward(f: OfChance, axis: int, residuals: Any, g: Array) -> Any:
+def _chance(z: Array, stats: stable.RowStats, axis: int, right: Array) -> Chance:
+    """Only the class on top can have a probability above one half: the rest says by how much it is below 1."""
+    gap, rest = stable.gap(z, stats, axis), jnp.expand_dims(stats.rest, axis)
+    return Chance(gap + jnp.log1p(rest), right, jnp.where(gap == 0, rest / (1 + rest), 1 - right))
+
+
+def _weights(z: Array, keep: Array | None, target: Array | None, class_weights: Array | None, axis: int) -> Array:
+    """A class that is dropped counts if it has a weight: that makes the loss infinite."""
+    weight = _where_counted(jnp.ones_like(z) if target is None else target.astype(z.dtype), keep, target, axis)
+    return weight if class_weights is None else weight * class_weights
+
+
+def _where_counted(values: Array, keep: Array | None, target: Array | None, axis: int) -> Array:
+    if keep is None or keep.shape[axis] < values.shape[axis]:
+        return values
+    return jnp.where(keep if target is None else keep | (target > 0), values, 0)
+
+
+def _forward(f: OfChance, axis: int, *operands: Any) -> tuple[Array, Any]:
+    def by_rule(*operands: Any) -> tuple[_Row, Array]:  # the second derivative of the losses is the rule's too
+        return _in_block(f, axis, *operands)[0], _mixture(f, axis, *operands)
+
+    row, losses = blocks.per_row(functools.partial(_in_block, f, axis), _aligned(axis, *operands), axis, by_rule)
+    return losses, (*operands, row)
+
+
+def _backward(f: OfChance, axis: int, residuals: Any, g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff keeps several float32 arrays of the size of the logits, and 1 - p of a confident row cancels.
-    s, target, class_weights, option, row = residuals
-    z, pull = scores_and_pull(s, axis)
-    stats, others, top, g_row = row.stats, *(jnp.expand_dims(x, axis) for x in (row.others, row.top, g))
-    rest = jnp.expand_dims(stats.rest, axis)
-    c = along(class_weights, z, axis)
-    at = _chance(z, stats, axis, stable.softmax(z, stats, axis))
+    *operands, row = residuals
+    x, keep, target, c, option = _aligned(axis, *operands)
+    z, g = upcast(rule_out(keep, x, axis)), jnp.expand_dims(g, axis)
+    others, top, rest = (jnp.expand_dims(v, axis) for v in (row.others, row.top, row.stats.rest))
+    at = _chance(z, row.stats, axis, stable.softmax(z, row.stats, axis))
     at = at._replace(cost=jnp.minimum(at.cost, jnp.finfo(z.dtype).max))
-    value, slope, by_option = f(at, option.astype(z.dtype))
-    weight = _weights(target, s, c, z)
+    value, slope, by_option = f(at, option)
+    weight = _weights(z, keep, target, c, axis)
     slope = weight * slope
-    total = others + top * f(Chance(jnp.log1p(rest), 1 / (1 + rest), rest / (1 + rest)), option.astype(z.dtype))[1]
-    alone = (z == jnp.expand_dims(stats.max, axis)) & (rest < 1)
-    to_scores = jnp.where(alone, at.right * others - slope * at.wrong, at.right * total - slope)
+    total = others + top * f(Chance(jnp.log1p(rest), 1 / (1 + rest), rest / (1 + rest)), option)[1]
+    alone = (z == jnp.expand_dims(row.stats.max, axis)) & (rest < 1)
+    to_x = fill(keep, g * jnp.where(alone, at.right * others - slope * at.wrong, at.right * total - slope))
 
     to_target = to_classes = None
     if target is not None:
-        to_target = cotangent(g_row * where_counted(target, s, value if c is None else c * value), target)
-    if class_weights is not None:
-        of_class = g_row * _weights(target, s, None, z) * value
-        to_classes = cotangent(jnp.sum(of_class, tuple(i for i in range(z.ndim) if i != axis)), class_weights)
-    to_option = cotangent(jnp.sum(g_row * weight * by_option), option)
-    to_logits, _, _ = pull(g_row * to_scores)
-    return Scores(to_logits), to_target, to_classes, to_option
+        to_target = cotangent(g * _where_counted(value if c is None else c * value, keep, target, axis), target)
+    if c is not None:
+        of_class = g * _weights(z, keep, target, None, axis) * value
+        of_class = jnp.sum(of_class, [i for i in range(z.ndim) if i != axis])
+        to_classes = cotangent(of_class.reshape(operands[3].shape), operands[3])
+    to_option = cotangent(jnp.sum(g * weight * by_option), operands[4])
+    return cotangent(to_x, x), None, to_target, to_classes, to_option
 
 
 _mixture.defvjp(_forward, _backward)
