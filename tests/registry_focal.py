@@ -182,7 +182,10 @@ CASES = [
     ),
     _of_label(
         jaxloss.softmax_focal_loss,
-        {**{f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)}, "smoothed": {"label_smoothing": 0.1}},
+        {
+            **{f"gamma {g}": {"gamma": g} for g in (0.0, 0.5, 1.0, 3.5)},
+            "smoothed": {"label_smoothing": 0.1, "where": classes_kept},
+        },
         (
             *(Edge(f"wrong by far, {g}", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],), {"gamma": g}) for g in GAMMAS),
             Edge("no gamma", ([[80.0, 0.0]], [0]), [TINY], ([[-TINY, TINY]],), {"gamma": 0.0}),
