@@ -41,7 +41,7 @@ def main() -> int:
     short, long = collected(), collected("--long")
     fuzzed = of(long, "test_conformance_accuracy", "test_any_shape_and_value")
     rows = {
-        "losses with a conformance case": fuzzed,
+        "conformance cases of losses": fuzzed,
         "losses x options x promises x dtypes": of(long, "test_conformance"),
         "edges, with exact values and gradients": of(long, "test_conformance_limits", "test_edge"),
         "values and gradients against 100 digits": of(long, "test_conformance_accuracy", "test_digits"),

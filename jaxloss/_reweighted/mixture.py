@@ -65,8 +65,8 @@ def _mixture(f: OfChance, axis: int, *operands: Any) -> Array:
 
 
 def _aligned(axis: int, x: Array, keep: Any, target: Any, class_weights: Array | None, option: Array) -> Any:
-    """The class weights with the dimensions of the logits, as they may have been before, and the option, in the dtype
-    of the computation."""
+    """The class weights, with the dimensions of the logits, and the option, in the dtype of the computation. What is
+    aligned already stays."""
     dtype = upcast(x).dtype
     if class_weights is not None and class_weights.ndim < x.ndim:
         class_weights = jnp.expand_dims(class_weights.astype(dtype), [i for i in range(x.ndim) if i != axis])
