@@ -46,6 +46,7 @@ def poly_loss_cross_entropy(
 
     Reference: Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions" (2022).
 
+    >>> import jax.numpy as jnp
     >>> print(poly_loss_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.25, 0.75]]), epsilon=1.0))
     [1.1931472]
     """
