@@ -48,14 +48,19 @@ def _placed(args, places, values):
 def exact_gradient(case, args, i, **options):
     """The gradient of the sum of the exact losses by argument `i`."""
     exact = [lift(EXACT, a) for a in args]
-    gradient = np.zeros(np.shape(args[i]))
-    for place in np.ndindex(gradient.shape):
+    shape = np.shape(case.exact(*exact, **options))
+    # Of losses that depend on their own entries alone, one entry of each is moved at once.
+    apart = case.kind in ("elementwise", "axis") and exact[i].shape[: len(shape)] == shape
+    places = [(..., *own) for own in np.ndindex(exact[i].shape[len(shape) :])] if apart else np.ndindex(exact[i].shape)
+    gradient = np.zeros(exact[i].shape)
+    for place in places:
         values = []
-        for sign in (1, -1):
+        for step in (STEP, -STEP):
             moved = exact[i].copy()
-            moved[place] = moved[place] + sign * STEP
-            values.append(np.sum(case.exact(*_placed(exact, [i], [moved]), **options)))
-        gradient[place] = float((values[0] - values[1]) / (2 * STEP))
+            moved[place] = moved[place] + step
+            values.append(case.exact(*_placed(exact, [i], [moved]), **options))
+        change = values[0] - values[1]
+        gradient[place] = (change if apart else np.sum(change)) / (2 * STEP)
     return gradient
 
 
@@ -145,9 +150,12 @@ def test_optax_agrees(case):
     """At mild arguments, where optax has its digits too."""
     args = case.arguments(np.float32)
     theirs = getattr(optax.losses, case.optax)
+
+    def both(x, *rest):
+        return theirs(x, *rest), jax.grad(lambda x: jnp.sum(theirs(x, *rest)))(x)
+
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        want = theirs(*(jnp.asarray(a) for a in args))
-        slope = jax.grad(lambda x: jnp.sum(theirs(x, *(jnp.asarray(a) for a in args[1:]))))(jnp.asarray(args[0]))
+        want, slope = jit_once(both)(*(jnp.asarray(a) for a in args))
     losses, gradients = compiled(case, np.float32)(*args)
     np.testing.assert_allclose(losses, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(gradients[0], slope, rtol=1e-5, atol=1e-6)
@@ -181,7 +189,7 @@ def test_error_budget_of_low_precision(case, dtype):
     assert np.all(np.abs(np.asarray(gradients[0], np.float64) - want) <= budget + rounding)
 
 
-SHAPES = ((5,), (3, 7), (2, 1, 4))
+SHAPES = ((3, 7), (2, 1, 4))
 
 
 @CASE

@@ -35,18 +35,23 @@ def gradient(s: Subject) -> None:
         want = _numerical(s, ct, lambda x, i=i: ([*s.args[:i], x, *s.args[i + 1 :]], s.options), s.args[i])
         rtol = 5 * s.rtol + 2 * float(jnp.finfo(got.dtype).eps)
         s.equal(f"the gradient of argument {i}", got, want, rtol, scaled=True)
-    for name, value in s.options.items():
-        if isinstance(value, float) or (np.ndim(value) and jnp.issubdtype(np.asarray(value).dtype, jnp.floating)):
-            _option_gradient(s, ct, name, jnp.asarray(value, dtype=None if np.ndim(value) else jnp.float32))
+    numbers = {
+        name: jnp.asarray(value, dtype=None if np.ndim(value) else jnp.float32)
+        for name, value in s.options.items()
+        if isinstance(value, float) or (np.ndim(value) and jnp.issubdtype(np.asarray(value).dtype, jnp.floating))
+    }
+    for name, got in _option_gradients(s, ct, numbers).items():
+        want = _numerical(s, ct, lambda x, name=name: (s.args, {**s.options, name: x}), numbers[name])
+        s.equal(f"the gradient of option {name}", got, want, 10 * s.rtol, scaled=True)
 
 
-def _option_gradient(s: Subject, ct: np.ndarray, name: str, value: Array) -> None:
+def _option_gradients(s: Subject, ct: np.ndarray, options: dict[str, Array]) -> dict[str, Array]:
+    """In one program, unless some cannot be differentiated. Those say so, which is all that is asked."""
     try:
-        got = jax.jit(jax.grad(lambda x: jnp.sum(ct * s.fn(*s.args, **{**s.options, name: x}))))(value)
+        return jax.jit(jax.grad(lambda o: jnp.sum(ct * s.fn(*s.args, **{**s.options, **o}))))(options)
     except (TypeError, ValueError):
-        return  # an option that cannot be differentiated says so, which is all that is asked
-    want = _numerical(s, ct, lambda x: (s.args, {**s.options, name: x}), value)
-    s.equal(f"the gradient of option {name}", got, want, 10 * s.rtol, scaled=True)
+        alone = [_option_gradients(s, ct, {name: x}) for name, x in options.items()] if len(options) > 1 else []
+        return {name: x for found in alone for name, x in found.items()}
 
 
 def _numerical(s: Subject, ct: np.ndarray, place: Callable[[Any], Any], at: Array) -> np.ndarray:
