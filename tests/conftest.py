@@ -14,7 +14,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
-from compiled import QUICK_FLAGS  # noqa: E402
+import pytest  # noqa: E402
+from compiled import QUICK_FLAGS, traced_in  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -36,6 +37,12 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("long" if long else "short")
     if not long:  # XLA reads them when jax is first used, which is later
         os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *QUICK_FLAGS])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if "form" not in item.fixturenames:  # the name of every fixture that patches code which JAX traces
+        traced_in(None)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import traced_in
 
 from jaxloss._core import blocks
 from jaxloss._core.precision import upcast
@@ -18,12 +19,11 @@ from jaxloss._core.precision import upcast
 @pytest.fixture
 def form(monkeypatch):
     """Blocks of 8 entries, on the first of the suite's devices."""
-    jax.clear_caches()
+    traced_in("blocks of 8")
     monkeypatch.setattr(blocks, "one_cpu", lambda: True)
     for name, value in {"_LEAST": 8, "_SMALL": 0, "_FOR_EACH_CORE": 0, "_RUN": 1}.items():
         monkeypatch.setattr(blocks, name, value)
     yield
-    jax.clear_caches()
 
 
 def normal(shape, dtype=jnp.float32, seed=0):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled import as_users_do
+from compiled import as_users_do, traced_in
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from linear_formulas import assert_close, blocks_of, cross_entropy, numbers, truth
@@ -84,16 +84,15 @@ def test_vmap_of_the_kernel(method):
 
 
 @pytest.fixture(params=[True, False], ids=["products in float32", "in half precision"])
-def processor(request, monkeypatch):
+def form(request, monkeypatch):
     """One without instructions for half precision, and one with them."""
     monkeypatch.setattr(tiles, "products_in_float32", lambda: request.param)
-    jax.clear_caches()  # what was traced for the other
+    traced_in(("products", request.param))
     yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_is_the_float32_answer(method, processor):
+def test_half_precision_is_the_float32_answer(method, form):
     h, w = HIDDEN.astype(jnp.bfloat16), KERNEL.astype(jnp.bfloat16)
     value, (to_h, to_w) = jax.jit(jax.value_and_grad(linear(method), (0, 1)))(h, w)
     want, slopes = truth(

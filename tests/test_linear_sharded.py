@@ -10,25 +10,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from linear_formulas import assert_close, cross_entropy, numbers, truth
+from linear_formulas import assert_close, blocks_of, cross_entropy, numbers, truth
 
 import jaxloss
 from jaxloss import linear_cross_entropy, linear_log_probs, linear_statistics, sharded
-from jaxloss._linear import plan
 
 N, D, V = 37, 8, 130  # neither tokens nor classes are multiples of the devices
 METHODS = ("dense", "fast", "lean")
 ONE_OF_THEM = [pytest.param(m, marks=[pytest.mark.long] * (m != "lean")) for m in METHODS]
 EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.1, "logit_softcap": 3.0, "temperature": 1.5}
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """The 33 classes of a device in three blocks, the last of which overlaps."""
-    monkeypatch.setattr(plan, "_BLOCK", 16)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
+small_blocks = blocks_of(16)  # the 33 classes of a device in three, the last of which overlaps
 
 
 def mesh_of(kind=AxisType.Auto):

@@ -9,7 +9,7 @@ import numpy as np
 import peers
 import pytest
 import scipy.stats
-from compiled import as_users_do
+from compiled import as_users_do, traced_in
 from formulas_regression import robust_loss as robust_formula
 from registry_formulas import EXACT
 
@@ -183,9 +183,14 @@ def exact_cosine_distance(x, y):
 @pytest.fixture(params=[False, True], ids=["devices", "one CPU"])  # which has a shortcut for distant rows
 def form(request, monkeypatch):
     monkeypatch.setattr(directions.blocks, "is_local", lambda x: request.param)
-    jax.clear_caches()  # what was traced in the other form
+    traced_in(("cosines", request.param))
     yield
-    jax.clear_caches()
+
+
+@as_users_do
+def cosine_distance_and_gradients(x, y):
+    value, pullback = jax.vjp(jaxloss.cosine_distance, x, y)
+    return value, *pullback(jnp.ones_like(value))
 
 
 @pytest.mark.usefixtures("form")
@@ -198,12 +203,7 @@ def test_cosines_keep_their_digits(apart, lengths):
     want = exact_cosine_distance(x, y)
     x_length, y_length = 2.0 ** np.array(lengths)
     x, y = x * np.float32(x_length), y * np.float32(y_length)
-
-    def both(x, y):
-        value, pullback = jax.vjp(jaxloss.cosine_distance, x, y)
-        return value, *pullback(jnp.ones_like(value))
-
-    value, to_x, to_y = jax.device_get(as_users_do(both)(x, y))
+    value, to_x, to_y = jax.device_get(cosine_distance_and_gradients(x, y))
     np.testing.assert_allclose(value, want[0].astype(float), rtol=2e-6)
     for got, exact in ((to_x * x_length, want[1]), (to_y * y_length, want[2])):
         error = np.linalg.norm((got - exact).astype(float), axis=1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from compiled import as_users_do
+from compiled import as_users_do, traced_in
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,14 +37,13 @@ SHAPES = [  # one class, a slice for each class, whole blocks, a ragged last sli
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
-    jax.clear_caches()  # what was traced in the other form
+    traced_in(("rows", request.param))
     if request.param == "lanes":
         monkeypatch.setattr(rows, "one_cpu", lambda: True)
         monkeypatch.setattr(lanes, "one_cpu", lambda: True)
         monkeypatch.setattr(lanes, "_WORTH_IT", 0)
         monkeypatch.setattr(lanes, "_SLICES", 12)  # compiles faster than 48
     yield request.param
-    jax.clear_caches()
 
 
 def logits(shape, scale, dtype=jnp.float32, seed=0):
@@ -231,7 +230,7 @@ def test_row_sum_is_linear_in_reverse_too(form):
 @pytest.mark.parametrize("by_parts", [False, True])
 def test_exp_minus(monkeypatch, by_parts):
     monkeypatch.setattr(exponentials, "by_parts", lambda x: by_parts)
-    jax.clear_caches()
+    traced_in(("exponentials", by_parts))
     rng = np.random.default_rng(6)
     top = (rng.normal(size=(400, 1)) * 10.0 ** rng.uniform(-3, 6, (400, 1))).astype(np.float32)
     x = np.minimum(top - rng.uniform(0, 90, (400, 300)), top).astype(np.float32)
