@@ -95,7 +95,6 @@ KINDS = BUILT_APART | {
     "cumulative_link_loss",
     "dice_loss",
     "entmax_loss",
-    "hellinger_distance",
     "iou_loss",
     "lovasz_softmax_loss",
     "multi_margin_loss",

@@ -16,6 +16,7 @@ from jax.experimental import checkify
 from registry_formulas import FLOAT64
 
 import jaxloss
+from jaxloss._testing.subject import jit_once
 
 # Definitions
 
@@ -129,9 +130,8 @@ def assert_rows(got, want):
 def gradient_in_float64(loss, args):
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(a, np.float64)) if a.dtype.kind == "f" else jnp.asarray(a) for a in args]
-        return jax.grad(lambda *a: jnp.sum(loss(*a)), tuple(i for i, a in enumerate(args) if a.dtype.kind == "f"))(
-            *wide
-        )
+        moving = tuple(i for i, a in enumerate(args) if a.dtype.kind == "f")
+        return jit_once(jax.grad(lambda *a: jnp.sum(loss(*a)), moving))(*wide)
 
 
 @pytest.mark.parametrize("scale", [*(pytest.param(s, marks=pytest.mark.long) for s in (1e-30, 1.0)), 1e30])
