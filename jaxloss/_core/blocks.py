@@ -1,6 +1,7 @@
 """Rules in blocks of rows: what stands between their steps stays in the cache, and is no array of the input's size.
 
-- `per_row(f, operands, axis)`: `f(*operands)`, arrays without the class axis (or axes), each row of its own.
+- `per_row(f, operands, axis)`: `f(*operands)`, arrays without the class axis (or axes), each row of its own; what
+  else a row has comes behind the other axes.
 - `total(f, operands)`: the sum of all elements of `f(*operands)`, each of its own.
 - `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU.
 - `is_local(x)`: is there one CPU and no mesh, so that slices, loops and branches cost no communication.
@@ -140,13 +141,17 @@ def _run(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
 
     count = math.prod(grid)
     piece = jax.eval_shape(lambda *xs: f(*(_cut(x, 0, [0] * len(shape), block) for x in xs)), *leaves)
-    full = (count,) if axes is None else tuple(shape[d] for d in kept)
-    out = lax.fori_loop(0, count, step, jax.tree.map(lambda p: jnp.zeros(full, _carried(p.dtype)), piece))
+
+    def whole(piece: Any) -> Array:
+        full = (count,) if axes is None else (*(shape[d] for d in kept), *piece.shape[len(kept) :])
+        return jnp.zeros(full, _carried(piece.dtype))
+
+    out = lax.fori_loop(0, count, step, jax.tree.map(whole, piece))
     return jnp.sum(out) if axes is None else jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
 
 
 def _put(whole: Array, piece: Array, at: Sequence[Any]) -> Array:
-    return lax.dynamic_update_slice(whole, piece.astype(whole.dtype), at)
+    return lax.dynamic_update_slice(whole, piece.astype(whole.dtype), [*at, *[0] * (whole.ndim - len(at))])
 
 
 def _is_half(dtype: Any) -> bool:

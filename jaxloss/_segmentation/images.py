@@ -18,7 +18,9 @@ class Images(NamedTuple):
     activation: Activation
     axes: tuple[int, ...]  # that are summed
     predictions: Array
-    targets: Array  # weights of classes, in the shape of the predictions, or class indices without the class axis
+    targets: (
+        Array  # weights of classes, in the shape of the predictions, or class indices, with a class axis of length 1
+    )
     keep: Array | None  # pixels, with a class axis of length 1, or classes of pixels
     weights: Array | None  # of pixels, with a class axis of length 1
 
@@ -82,7 +84,7 @@ def _indices(fn: str, t: Array, classes: int, keep: Any, ignore_index: int | Non
         raise TypeError(f"{fn}: targets without a class axis must be integer class indices, got {t.dtype}")
     keep, t = _without(fn, t[..., None], keep, ignore_index), checks.wide(t)
     t = t if keep is None else fill(jnp.any(keep, -1), t)
-    return known_classes(fn, t, classes), keep
+    return known_classes(fn, t, classes)[..., None], keep
 
 
 def summed_axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:

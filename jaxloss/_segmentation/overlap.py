@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import one_hot
 from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 from jaxloss._segmentation.images import Images
-from jaxloss._segmentation.probabilities import Activation, evaluate, pull
+from jaxloss._segmentation.probabilities import Activation, class_means, evaluate, pull
 from jaxloss._segmentation.shares import share
 
 
@@ -45,11 +45,17 @@ def count(images: Images) -> Counts:
 def _count(
     activation: Activation, over: tuple[int, ...], x: Array, t: Array, keep: Array | None, weights: Array | None
 ) -> Counts:
-    pixels = _pixels(evaluate(activation, x, keep)[:2], t, keep, weights)
     if not over:
-        return Counts(*_terms(pixels))
+        return Counts(*_terms(_pixels(evaluate(activation, x, keep)[:2], t, keep, weights)))
     # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
-    return Counts(*stable.row_sums(pixels, over, _terms))
+    *others, last = over
+    along = functools.partial(_along, activation, last)
+    return Counts(*(jnp.sum(s, others) for s in blocks.per_row(along, (x, t, keep, weights), (last, x.ndim - 1))))
+
+
+def _along(activation: Activation, axis: int, x: Array, t: Array, keep: Any, weights: Any) -> list[Array]:
+    found = evaluate(activation, x, keep, several=True)
+    return [blocks.add_up(term, axis) for term in _terms(_pixels(found[:2], t, keep, weights))]
 
 
 def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: Array | None) -> _Pixels:
@@ -60,8 +66,8 @@ def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: A
 
 def as_weights(t: Array, p: Array) -> Array:
     """Class indices become one-hot; weights of classes stay. Of one class, integers must be 1 or 0, else NaN."""
-    if t.ndim < p.ndim:
-        return one_hot(t, p)
+    if t.shape[-1] < p.shape[-1]:
+        return one_hot(t[..., 0], p)
     weights = t.astype(p.dtype)
     if p.shape[-1] > 1 or not jnp.issubdtype(t.dtype, jnp.integer):
         return weights
@@ -84,18 +90,35 @@ def _count_fwd(activation: Activation, over: tuple[int, ...], *operands: Any) ->
 def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: Counts) -> tuple[Array | None, ...]:
     # Why a rule: autodiff keeps the probabilities and two more arrays of their size in float32.
     x, t, keep, weights = operands
-    found = evaluate(activation, x, keep)
-    p, q, t_, w = _pixels(found[:2], t, keep, weights)
-    hits, alarms, misses = (jnp.expand_dims(part, over) for part in g)
-    to_p = hits * t_ + alarms * (1 - t_) - misses * t_
+    hits, alarms, misses = parts = Counts(*(jnp.expand_dims(part, over) for part in g))
+    stats = means = None
+    if activation == "softmax":
+        stats = blocks.per_row(lambda x, keep: evaluate(activation, x, keep).stats, (x, keep), -1)
+        of_rows = stable.RowStats(*(s[..., None] for s in stats))
+        means = blocks.per_row(functools.partial(_means, activation), (*operands, of_rows, parts), -1)
+    found = evaluate(activation, x, keep, stats)
+    pixels = _pixels(found[:2], t, keep, weights)
+    p, q, t_, w = pixels
     to_t = fill(keep, (hits - alarms) * p + misses * q)
     to_weights = None
     if w is not None:
         to_weights = jnp.sum(p * (hits * t_ + alarms * (1 - t_)) + q * misses * t_, -1, keepdims=True)
         to_weights = cotangent(fill(_rows(keep), to_weights), weights)
-        to_p, to_t = w * to_p, w * to_t
-    to_x = fill(keep, pull(activation, found, to_p))
+        to_t = w * to_t
+    to_x = fill(keep, pull(activation, found, _to_p(pixels, parts), means))
     return cotangent(to_x, x), cotangent(to_t, t), None, to_weights
+
+
+def _to_p(pixels: _Pixels, g: Counts) -> Array:
+    """The gradient by the probabilities."""
+    to_p = g.hits * pixels.t + g.false_alarms * (1 - pixels.t) - g.misses * pixels.t
+    return to_p if pixels.weights is None else pixels.weights * to_p
+
+
+def _means(activation: Activation, x: Array, t: Array, keep: Any, weights: Any, stats: Any, g: Counts) -> Any:
+    stats = stable.RowStats(*(s[..., 0] for s in stats))
+    found = evaluate(activation, x, keep, stats, several=True)
+    return class_means(found, _to_p(_pixels(found[:2], t, keep, weights), g))
 
 
 _count.defvjp(_count_fwd, _count_bwd)
