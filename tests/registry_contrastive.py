@@ -382,7 +382,7 @@ CASES = [
             "everything": {"variant": "in", "temperature": 0.5},
         },
         edges=_SUPERVISED_EDGES,
-        temporaries=(2.5, 6.0),
+        temporaries=(2.75, 6.0),
     ),
     Case(
         circle_with_moving_weights,

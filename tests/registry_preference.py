@@ -259,7 +259,7 @@ CASES = [
         makers={"broadcast reference": lambda rng, shape: [(m := responses(rng, shape))[0], m[1][0], m[2][:, :1]]},
         edges=_KTO_EDGES,
         zero=right_responses,
-        temporaries=(1.0, 4.0),
+        temporaries=(2.0, 4.0),
         accurate=responses_apart,
         scales=(1e-3, 1.0, 100.0, 1e3),
         conditioned=100.0,

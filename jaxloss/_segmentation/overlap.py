@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxloss._core import blocks, checks, stable
@@ -49,8 +50,12 @@ def _count(
         return Counts(*_terms(_pixels(evaluate(activation, x, keep)[:2], t, keep, weights)))
     # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
     *others, last = over
-    along = functools.partial(_along, activation, last)
-    return Counts(*(jnp.sum(s, others) for s in blocks.per_row(along, (x, t, keep, weights), (last, x.ndim - 1))))
+    along, operands, axes = functools.partial(_along, activation, last), (x, t, keep, weights), (last, x.ndim - 1)
+    if x.shape[-1] == 1:  # XLA:CPU would give this axis another layout in a loop, for which it copies the operands
+        in_shape = along
+        along, axes = lambda *cut: in_shape(*jax.tree.map(lambda a: a[..., None], cut)), (last,)
+        operands = jax.tree.map(lambda a: a[..., 0], operands)
+    return Counts(*(jnp.sum(s, others) for s in blocks.per_row(along, operands, axes)))
 
 
 def _along(activation: Activation, axis: int, x: Array, t: Array, keep: Any, weights: Any) -> list[Array]:
