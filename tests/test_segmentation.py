@@ -7,10 +7,13 @@ import numpy as np
 import peers
 import pytest
 import segmentation_formulas as formulas
+from compiled import traced_in
 from jax.experimental import checkify
 from registry_formulas import FLOAT64
 
 import jaxloss
+from jaxloss._core import blocks
+from jaxloss._segmentation import overlap
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 5, 7, 3)).astype(np.float32)
@@ -42,6 +45,33 @@ def test_dropped_pixels_are_not_there(fn):
     want = np.asarray(both(fn, X, Y, where=KEEP)[1])
     np.testing.assert_array_equal(slopes, want)
     assert not slopes[~KEEP].any() and np.all(np.isfinite(slopes)) and slopes[KEEP].any()
+
+
+@pytest.mark.parametrize(
+    "shape, axis", [((2, 36, 3), None), ((2, 37, 3), None), ((2, 3, 36, 3), (0, 1)), ((36, 2, 1), 0)], ids=str
+)
+def test_lines_of_pixels_in_blocks(monkeypatch, shape, axis):
+    """As on one CPU, where a long axis is folded, if its length has a divisor that is a line."""
+    rng = np.random.default_rng(1)
+    x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in (shape, shape[:-1]))
+    y, keep = rng.integers(0, max(2, shape[-1]), shape[:-1]), rng.random(shape[:-1]) < 0.7
+    x = jnp.where(keep[..., None], x, jnp.nan)
+
+    def loss(x, w, alpha):
+        return jnp.sum(jaxloss.tversky_loss(x, y, alpha=alpha, axis=axis, where=keep, weights=w**2))
+
+    def derivatives():
+        args = x, w, jnp.float32(0.3)
+        along = jax.jvp(jax.grad(loss, 1), args, (jnp.cos(x).at[~keep].set(0), jnp.sin(w), jnp.float32(1)))[1]
+        return jax.jit(lambda: (jax.value_and_grad(loss, (0, 1, 2))(*args), along))()
+
+    want = derivatives()
+    traced_in("lines of pixels")
+    monkeypatch.setattr(blocks, "one_cpu", lambda: True)
+    for name, value in {"_LEAST": 24, "_SMALL": 0, "_FOR_EACH_CORE": 0, "_RUN": 1}.items():
+        monkeypatch.setattr(blocks, name, value)
+    monkeypatch.setattr(overlap, "_BLOCK", 24)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), derivatives(), want)
 
 
 @of_pixels
