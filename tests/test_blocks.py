@@ -81,6 +81,28 @@ def test_per_row(form, shape, axis, dtype):
     assert_same(in_blocks(x, y[:1], t, axis), rule(x, wide, t, axis), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 4), (9, 7, 1)], ids=str)
+def test_what_else_a_row_has_comes_behind(form, shape):
+    def sums(x):
+        return jnp.sum(x, 1), jnp.max(x, -1)
+
+    x = normal(shape)
+    in_loop = lambda x: blocks.per_row(sums, (x,), (1, 2))  # noqa: E731
+    assert loops(in_loop, x)
+    for call in (lambda f: f(x), lambda f: jax.vmap(f, 1)(jnp.stack([x, 2 * x], 1)), lambda f: jax.jacrev(f)(x)):
+        assert_same(call(jax.jit(in_loop)), call(sums), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("length, line", [(96, 32), (90, 30), (97, None), (64, None), (6, None)])
+def test_a_long_axis_is_folded(form, monkeypatch, length, line):
+    """Where its length has a divisor that is not much less than a block."""
+    monkeypatch.setattr(blocks, "_LEAST", 32)
+    x, row, nothing = blocks.folded((normal((2, length, 1)), normal((2, 1, 1)), None), 1)
+    wanted = (2, length, 1) if line is None else (2, length // line, line, 1)
+    assert x.shape == wanted and row.ndim == x.ndim and row.size == 2 and nothing is None
+    np.testing.assert_array_equal(x.ravel(), normal((2, length, 1)).ravel())
+
+
 @pytest.mark.parametrize("shape", [(29,), (8,), (5, 7), (2, 40), (3, 2, 11), (40, 1)])
 def test_total_takes_every_element_once(form, shape):
     x = jnp.arange(1, np.prod(shape) + 1, dtype=jnp.float32).reshape(shape)  # every sum is exact

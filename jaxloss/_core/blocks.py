@@ -3,6 +3,7 @@
 - `per_row(f, operands, axis)`: `f(*operands)`, arrays without the class axis (or axes), each row of its own; what
   else a row has comes behind the other axes.
 - `total(f, operands)`: the sum of all elements of `f(*operands)`, each of its own.
+- `folded(operands, axis)`: a long axis as two, for sums over it in parts.
 - `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU.
 - `is_local(x)`: is there one CPU and no mesh, so that slices, loops and branches cost no communication.
 
@@ -55,6 +56,28 @@ def total(f: Rule, operands: Sequence[Any]) -> Array:
         return add_up(values if fresh is None else jnp.where(fresh, values, 0))
 
     return _on_leaves(add, add, None, operands)
+
+
+def folded(operands: Any, axis: int) -> Any:
+    """The arrays with `axis` in lines, so that some of these with all classes, the last axis, are a block. As they are
+    where it is short, where its length has no such divisor, and where there are no blocks."""
+    x = jax.tree.leaves(operands)[0]
+    line = _line(x.shape[axis], x.shape[-1]) if is_local(x) else None
+    if line is None:
+        return operands
+
+    def fold(a: Array) -> Array:
+        n = a.shape[axis]
+        return a.reshape(*a.shape[:axis], *((n // line, line) if n > 1 else (1, 1)), *a.shape[axis + 1 :])
+
+    return jax.tree.map(fold, operands)
+
+
+def _line(length: int, classes: int) -> int | None:
+    most = max(1, _LEAST // classes)
+    if length <= 2 * most:
+        return None
+    return next((n for n in range(most, most // 16, -1) if length % n == 0), None)
 
 
 def add_up(values: Array, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -129,6 +152,8 @@ def _run(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
     block = _block(shape, axes or ())
     if block == shape:
         return f(*leaves)
+    if shape[-1] == 1:  # XLA:CPU would give this axis another layout in the loop, for which it copies the operands
+        return _run_without_last(f, axes, leaves)
     grid = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     kept = [] if axes is None else [i for i in range(len(shape)) if i not in axes]  # dimensions of the result
 
@@ -148,6 +173,16 @@ def _run(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
 
     out = lax.fori_loop(0, count, step, jax.tree.map(whole, piece))
     return jnp.sum(out) if axes is None else jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
+
+
+def _run_without_last(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
+    def with_last(*leaves: Array, **given: Array | None) -> Any:
+        given = {name: x if x is None else x[..., None] for name, x in given.items()}
+        return f(*(x if x.ndim == 0 else x[..., None] for x in leaves), **given)
+
+    last = leaves[0].ndim - 1
+    axes = None if axes is None else tuple(a for a in axes if a != last)
+    return _run(with_last, axes, [x if x.ndim == 0 else x[..., 0] for x in leaves])
 
 
 def _put(whole: Array, piece: Array, at: Sequence[Any]) -> Array:

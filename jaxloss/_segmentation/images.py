@@ -18,9 +18,7 @@ class Images(NamedTuple):
     activation: Activation
     axes: tuple[int, ...]  # that are summed
     predictions: Array
-    targets: (
-        Array  # weights of classes, in the shape of the predictions, or class indices, with a class axis of length 1
-    )
+    targets: Array  # weights of classes, in the shape of the predictions, or indices with a class axis of length 1
     keep: Array | None  # pixels, with a class axis of length 1, or classes of pixels
     weights: Array | None  # of pixels, with a class axis of length 1
 

@@ -6,7 +6,6 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxloss._core import blocks, checks, stable
@@ -18,8 +17,6 @@ from jaxloss._core.typing import Array
 from jaxloss._segmentation.images import Images
 from jaxloss._segmentation.probabilities import Activation, class_means, evaluate, pull
 from jaxloss._segmentation.shares import share
-
-_BLOCK = 2**16  # entries, what two cores take at once (see `blocks.py`)
 
 
 class Counts(NamedTuple):
@@ -50,32 +47,13 @@ def _count(
 ) -> Counts:
     if not over:
         return Counts(*_terms(_pixels(evaluate(activation, x, keep)[:2], t, keep, weights)))
-    operands = x, t, keep, weights
-    if blocks.is_local(x) and (length := _line(x.shape[over[-1]], x.shape[-1])):
-        operands = jax.tree.map(lambda a: _in_lines(a, over[-1], length), operands)
+    operands = blocks.folded((x, t, keep, weights), over[-1])
+    if operands[0].ndim > x.ndim:
         over = (*over, over[-1] + 1)
     # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
     *others, last = over
-    along, axes = functools.partial(_along, activation, last), (last, operands[0].ndim - 1)
-    if x.shape[-1] == 1:  # XLA:CPU would give this axis another layout in a loop, for which it copies the operands
-        in_shape = along
-        along, axes = lambda *cut: in_shape(*jax.tree.map(lambda a: a[..., None], cut)), (last,)
-        operands = jax.tree.map(lambda a: a[..., 0], operands)
-    return Counts(*(jnp.sum(s, others) for s in blocks.per_row(along, operands, axes)))
-
-
-def _line(pixels: int, classes: int) -> int | None:
-    """The length of the lines into which an axis of many pixels is folded, so that some of them are a block."""
-    most = max(1, _BLOCK // classes)
-    if pixels <= 2 * most:
-        return None
-    return next((n for n in range(most, most // 16, -1) if pixels % n == 0), None)
-
-
-def _in_lines(a: Array, axis: int, length: int) -> Array:
-    n = a.shape[axis]
-    lines = (n // length, length) if n > 1 else (1, 1)
-    return a.reshape(*a.shape[:axis], *lines, *a.shape[axis + 1 :])
+    of_lines = blocks.per_row(functools.partial(_along, activation, last), operands, (last, operands[0].ndim - 1))
+    return Counts(*(jnp.sum(s, others) for s in of_lines))
 
 
 def _along(activation: Activation, axis: int, x: Array, t: Array, keep: Any, weights: Any) -> list[Array]:
