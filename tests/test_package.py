@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 
@@ -19,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RUNTIME = {"jax", "jaxlib", "jaxtyping", "jaxloss"}  # what pyproject.toml lists; numpy comes with jax and is not ours
 
 # Seconds of this process: the wall clock also counts what the other tests of a parallel run take from the processor.
+# They slow down its core, too, by up to two times: so the least of several runs is what the import takes.
 TIME_IMPORT = "import jax, time; t = time.process_time(); import jaxloss; print(time.process_time() - t)"
 
 
@@ -80,9 +80,17 @@ def test_import_is_fast(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(PACKAGE.parent)}
     command = [sys.executable, "-c", TIME_IMPORT]
-    runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(6)]
+    runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(8)]
     seconds = [float(r.stdout) for r in runs[1:]]
-    assert statistics.median(seconds) <= 0.15, f"import jaxloss after jax took {seconds} s"
+    assert min(seconds) <= 0.15, f"import jaxloss after jax took {seconds} s"
+
+
+def test_import_leaves_out_what_takes_long():
+    program = "import jax, sys; before = set(sys.modules); import jaxloss; print(*set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    new = run.stdout.split()
+    assert "jaxloss._core.autodiff" in new
+    assert not [name for name in new if name == "jax.extend" or "pallas" in name]  # as long as all of ours
 
 
 def test_files_stay_small():

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import checkify
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from jaxloss._core.primitive import Primitive
 
 
 def alarm(x: Array, fine: Array, message: str) -> Array:

@@ -21,13 +21,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.errors import UnexpectedTracerError
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves, tree_structure, tree_unflatten
 
 from jaxloss._core.arguments import name_of, positional, refuse_tracers, static_positions
 from jaxloss._core.devices import over_same_devices
-from jaxloss._core.linearity import is_linear
+from jaxloss._core.primitive import Primitive
 from jaxloss._core.remat import call_forward
 from jaxloss._core.vmap import mapped_like, mesh_axis, unmapped_aval
 
@@ -328,6 +327,8 @@ def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
             f"The bwd rule of the custom_vjp function {rule.name} closes over a traced value. In forward mode all that "
             "it uses must be among the residuals that fwd returns."
         )
+    from jaxloss._core.linearity import is_linear  # for forward mode only: jax.extend takes long to import
+
     if not is_linear(program, zeros, residuals):
         raise TypeError(
             f"can't apply forward-mode autodiff (jvp) to the custom_vjp function {rule.name}: its bwd rule is not "

@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
+
+from jaxloss._core.primitive import Primitive
 
 
 def divided(*operands: Array) -> bool:

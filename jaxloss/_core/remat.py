@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
+from jaxloss._core.primitive import Primitive
 from jaxloss._core.vmap import mapped_like, unmapped_aval
 
 

@@ -8,11 +8,6 @@ from typing import Any
 
 import jax
 
-try:
-    from jax.extend.core import unmapped_aval as _unmapped_aval
-except ImportError:  # before jax 0.9
-    from jax.core import unmapped_aval as _unmapped_aval  # pyright: ignore[reportAttributeAccessIssue]
-
 
 def mesh_axis(axis_data: Any) -> Any:
     return getattr(axis_data, "explicit_mesh_axis", None)
@@ -20,7 +15,11 @@ def mesh_axis(axis_data: Any) -> Any:
 
 def unmapped_aval(axis_data: Any, aval: Any) -> Any:
     """The type with the mapped dimension in front."""
-    return _unmapped_aval(axis_data.size, 0, aval, mesh_axis(axis_data))
+    try:
+        from jax.extend.core import unmapped_aval as with_dimension  # here: jax.extend takes long to import
+    except ImportError:  # before jax 0.9
+        from jax.core import unmapped_aval as with_dimension  # pyright: ignore[reportAttributeAccessIssue]
+    return with_dimension(axis_data.size, 0, aval, mesh_axis(axis_data))
 
 
 def mapped_like(axis_data: Any) -> Callable[..., Any]:
