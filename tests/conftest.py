@@ -39,6 +39,12 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *QUICK_FLAGS])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _first_property():
+    """Before its first one hypothesis looks through all objects, of which there are more with every test."""
+    hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     if "form" not in item.fixturenames:  # the name of every fixture that patches code which JAX traces

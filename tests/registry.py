@@ -23,6 +23,7 @@ import registry_regression_positive
 import registry_segmentation
 import registry_sequence
 import registry_tempered
+from compiled import as_users_do, quickly
 from registry_case import Case
 
 import jaxloss
@@ -106,3 +107,8 @@ KINDS = BUILT_APART | {
 def apart(case, *values):
     """Parameters that the short run tries on one loss of each way to build one."""
     return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in BUILT_APART))
+
+
+def jit_of(case, config):
+    """As users compile, or quickly where the short run tries what is made of the same parts."""
+    return as_users_do if case.name in KINDS or config.getoption("--long") else quickly

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from compiled import as_users_do
-from registry import CASES, apart
+from registry import CASES, apart, jit_of
 from registry_case import INF, cast, lift
 from registry_formulas import EXACT, plain
 
@@ -27,7 +27,7 @@ def floating(args):
 
 
 @functools.lru_cache
-def compiled(case, dtype):
+def compiled(case, dtype, jit=as_users_do):
     """Losses and the gradient of their sum, by the floating arguments."""
 
     def both(*args, **options):
@@ -35,7 +35,7 @@ def compiled(case, dtype):
         losses, pullback = jax.vjp(lambda *m: case.fn(*_placed(args, moving, m), **options), *(args[i] for i in moving))
         return losses, pullback(jnp.ones_like(losses))
 
-    return as_users_do(both)
+    return jit(both)
 
 
 def _placed(args, places, values):
@@ -202,7 +202,7 @@ def test_any_shape_and_value(pytestconfig, case, data):
     exact = case.accurate is not None and len(scales) > 0
     made = case.accurate(rng, shape, data.draw(st.sampled_from(scales))) if exact else case.make(rng, shape)
     args = cast(made, np.float32)
-    losses, gradients = compiled(case, np.float32)(*args)
+    losses, gradients = compiled(case, np.float32, jit_of(case, pytestconfig))(*args)
     truth = np.asarray(case.exact(*args), np.float64)
     if exact:
         assert_ulp(losses, truth, 8, np.finfo(np.float32).eps, "loss")

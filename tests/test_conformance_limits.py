@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import one_device
 import pytest
-from compiled import CHANGES_FUSIONS, as_users_do
-from registry import ALIASES, BY_NAME, CASES, KINDS, apart
+from compiled import CHANGES_FUSIONS
+from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of
 
 from jaxloss._testing.subject import jit_once
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 EDGES = [(c, e) for c in CASES for e in c.edges]
+LENGTH = max(np.size(a) for c, e in EDGES if c.kind == "elementwise" for a in e.args)
 DTYPES = ("float32", "bfloat16")
 
 
@@ -26,8 +27,11 @@ def place(args, moving, values):
     return [values[moving.index(i)] if i in moving else a for i, a in enumerate(args)]
 
 
-def as_arrays(edge, dtype):
+def as_arrays(edge, dtype, length=0):
+    """With the last entry again and again up to `length`, so that edges of an elementwise loss share a program."""
     args = [np.asarray(a) for a in edge.args]
+    if all(a.ndim == 1 for a in args):
+        args = [np.pad(a, (0, max(0, length - len(a))), mode="edge") for a in args]
     return [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in args]
 
 
@@ -43,7 +47,7 @@ def assert_edge(got, want, dtype, what):
 
 
 @functools.lru_cache
-def compiled(case, options):
+def compiled(case, options, jit):
     """Losses, gradients, and for each argument the tangent that a tangent of ones gives; the edges share it."""
 
     def everything(*args):
@@ -60,7 +64,7 @@ def compiled(case, options):
             pushed.append(jax.jvp(alone, [x], [jnp.ones_like(x)])[1])
         return losses, pullback(jnp.ones_like(losses)), pushed
 
-    return as_users_do(everything)
+    return jit(everything)
 
 
 def holds(dtype, edge):
@@ -78,10 +82,12 @@ IN_BFLOAT16 = [apart(c, e, "bfloat16") for c, e in EDGES if holds(jnp.bfloat16, 
     [*((c, e, "float32") for c, e in EDGES), *IN_BFLOAT16],
     ids=lambda x: getattr(x, "name", x).replace(" ", "_"),
 )
-def test_edge(case, edge, dtype):
+def test_edge(pytestconfig, case, edge, dtype):
     dtype = jnp.dtype(dtype)
-    args = as_arrays(edge, dtype)
-    losses, gradients, pushed = compiled(case, tuple(edge.options.items()))(*args)
+    args = as_arrays(edge, dtype, LENGTH if case.kind == "elementwise" else 0)
+    found = compiled(case, tuple(edge.options.items()), jit_of(case, pytestconfig))(*args)
+    own = slice(np.size(edge.args[0]))
+    losses, gradients, pushed = jax.tree.map(lambda x: x[own], found) if case.kind == "elementwise" else found
     assert_edge(losses, edge.value, jnp.float32, "value")
     wants = [edge.gradients] * len(gradients) if isinstance(edge.gradients, str) else edge.gradients
     finite = isinstance(edge.value, str) or np.all(np.isfinite(np.asarray(edge.value, np.float64)))

@@ -18,7 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.errors import UnexpectedTracerError
 from jax.interpreters import ad, batching, mlir
@@ -336,7 +336,8 @@ def _pushforward(*args: Any, rule: _Rule) -> list[Any]:
             "depend on it). Forward mode is the transpose of bwd, which exists for a linear one only. Reverse mode "
             "(grad, vjp, jacrev) works."
         )
-    return list(jax.vjp(pull, *zeros)[1](list(tangents)))
+    again = functools.partial(eval_jaxpr, program.jaxpr, program.consts)  # quicker than to trace bwd anew
+    return list(jax.vjp(again, *zeros)[1](list(tangents)))
 
 
 def _instantiate(ct: Any, aval: Any) -> Any:
