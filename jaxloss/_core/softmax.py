@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxloss._core import stable
+from jaxloss._core import entries, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import vary_like
 from jaxloss._core.label_rows import label_stats
@@ -129,8 +129,20 @@ def _backward(wanted: Wanted, residuals: Any, g: Statistics) -> Any:
     # compares with an iota.
     s, target, class_weights, row = residuals
     t = targets(target, s.logits.shape[wanted.axis], wanted.over)
-    to_s, to_target, to_classes = slopes(wanted, s, t, class_weights, row, g)
-    return to_s, to_target, to_classes
+    if class_weights is None and wanted.over is None and entries.suit(s.logits, wanted.axis):
+        return *_slopes_of_entries(wanted, s, t, row, g), None
+    return slopes(wanted, s, t, class_weights, row, g)
+
+
+def _slopes_of_entries(wanted: Wanted, s: Scores, target: Target, row: Row, g: Statistics) -> tuple[Any, Any]:
+    def of_entries(operands: tuple[Scores, Target, Row, Statistics]) -> tuple[Any, Any]:
+        s, target, row, g = operands
+        if target.label is not None:  # counted from the class of the entry
+            target = target._replace(label=target.label - entries.classes(logits))
+        return slopes(wanted._replace(axis=1), s, target, None, row, g)[:2]
+
+    logits = s.logits
+    return entries.one_loop(of_entries, (s, target, row, g), logits)
 
 
 row_statistics.defvjp(_forward, _backward)
