@@ -59,7 +59,10 @@ def _parameters(fn: Callable[..., Any], arrays: int) -> tuple[list[str], frozens
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled(fn: Callable[..., Any], static: tuple[tuple[str, Any], ...], traced: dict[str, Any]) -> Any:
-    return fn(**dict(static), **traced)
+    # JAX names the mesh when it differentiates what it has traced, the empty one too, and keeps apart what is traced
+    # under it. Named from the beginning, the function and its rule have what they share traced once.
+    with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+        return fn(**dict(static), **traced)
 
 
 def _arrays(value: Any) -> bool:

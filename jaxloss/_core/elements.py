@@ -30,6 +30,7 @@ from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce_elements
+from jaxloss._core.tracing import traced_once
 
 
 def with_slopes(f: Callable[..., tuple[Array, tuple[Any, ...]]]) -> Callable[..., Array]:
@@ -39,17 +40,19 @@ def with_slopes(f: Callable[..., tuple[Array, tuple[Any, ...]]]) -> Callable[...
     asked for is not computed. The derivative of the slopes is their own, unless a rule in them says otherwise.
     """
 
+    both = traced_once(f)  # for all three
+
     @functools.wraps(f)
     def value(*args: Any) -> Array:
-        return f(*args)[0]
+        return both(*args)[0]
 
     def fwd(*args: Any) -> tuple[Array, Any]:
-        return f(*args)[0], args
+        return both(*args)[0], args
 
     def bwd(args: Any, g: Array) -> tuple[Array | None, ...]:
         # Why a rule: slopes are written to be exact and finite where the derivative of each step is not, and what is
         # kept is what came in.
-        return tuple(None if a is None else _as(a, g * s) for a, s in zip(args, f(*args)[1], strict=True))
+        return tuple(None if a is None else _as(a, g * s) for a, s in zip(args, both(*args)[1], strict=True))
 
     rule = custom_vjp(value)
     rule.defvjp(fwd, bwd)

@@ -32,6 +32,7 @@ from jaxloss._core.devices import vary_like
 from jaxloss._core.label_rows import label_stats
 from jaxloss._core.parts import Part, Weighed, over_devices
 from jaxloss._core.precision import compute_dtype, cotangent, upcast
+from jaxloss._core.tracing import traced_once
 
 
 class Wanted(NamedTuple):
@@ -111,6 +112,7 @@ def row_statistics(wanted: Wanted, s: Scores, target: Array | None, class_weight
     return _forward(wanted, s, target, class_weights)[0]
 
 
+@functools.partial(traced_once, static_argnums=0)  # by the function and by its rule
 def _forward(wanted: Wanted, s: Scores, target: Array | None, class_weights: Array | None) -> Any:
     t = targets(target, s.logits.shape[wanted.axis], wanted.over)
     if t.label is not None and wanted == Wanted(wanted.axis):  # nothing else of these rows, which are whole
