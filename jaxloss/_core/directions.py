@@ -27,6 +27,7 @@ from jaxloss._core.devices import is_explicit
 from jaxloss._core.precision import compute_dtype, cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.remat import as_one
+from jaxloss._core.tracing import traced_once
 
 Axes = int | tuple[int, ...]
 
@@ -112,6 +113,7 @@ def cosines(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> Co
     return _compared(axes, x, y, keep)[0]
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
     def sums(terms: Callable[..., tuple[Array, ...]], *of_rows: Array) -> tuple[Array, ...]:
         def of_vectors(operands: tuple[Any, ...]) -> tuple[Array, ...]:

@@ -16,6 +16,7 @@ from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores, pick, scores_and_pull, times
 from jaxloss._core.softmax import scores as scores_of
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 
@@ -95,6 +96,7 @@ def _hinges(axis: int, p: int, x: _Wrong) -> tuple[Array, Array]:
     return (short, jnp.where(short > 0, 1, short)) if p == 1 else (jnp.square(short), 2 * short)
 
 
+@functools.partial(traced_once, static_argnums=(0, 1))
 def _all_wrong_fwd(axis: int, p: int, s: Scores, label: Array, margin: Array) -> tuple[Array, Any]:
     z = scores_of(s, axis)
     x = _Wrong(s, label, pick(axis, z.shape[axis], z, label), jnp.asarray(margin, z.dtype))

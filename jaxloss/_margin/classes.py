@@ -23,6 +23,7 @@ from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores
 from jaxloss._core.softmax import scores as scores_of
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 Rule = Callable[[Array, Array, Array | None], Array]  # scores with the classes last, labels, classes to keep
@@ -185,6 +186,7 @@ def _ahead(margin: float, x: Array, y: Array, mask: Array | None) -> Array:
     return _ahead_fwd(margin, x, y, mask)[0]
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _ahead_fwd(margin: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
     s = scores_of(Scores(x, mask), -1)
     own = stable.pick(s, y, -1)
@@ -257,6 +259,7 @@ def _sparsemax_slope(x: Array, y: Array, mask: Array | None, lowest: Array, leas
     return jnp.where(label, -jnp.sum(jnp.where(label, 0, p), -1, keepdims=True), p)
 
 
+@traced_once
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
     s, label = _finite_top(x, mask), stable.is_label(x, y, -1)
     lowest, least = support(s)

@@ -16,6 +16,7 @@ from jaxloss._core.class_rows import Rows
 from jaxloss._core.elements import with_slopes
 from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 
@@ -113,6 +114,7 @@ def _in_block(axis: int, x: Array, keep: Array | None, label: Array, scale: Arra
     return _Row(jnp.squeeze(top, axis), others, jnp.sum(jnp.where(at_label, c, 0), axis))
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _forward(axis: int, x: Array, keep: Array | None, label: Array, *numbers: Array) -> tuple[Array, Any]:
     scale, angular, cosine = (jnp.asarray(n, compute_dtype(x)) for n in numbers)
     classes, label = x.shape[axis], label.astype(jnp.int32)

@@ -23,6 +23,7 @@ from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores
 from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tempered import bregman, distribution
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 from jaxloss._margin.classes import of_rows
 
@@ -97,6 +98,7 @@ def _entmax(alpha: float, x: Array, y: Array, mask: Array | None) -> Array:
     return _entmax_fwd(alpha, x, y, mask)[0]
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _entmax_fwd(alpha: float, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
     s, label = scores_of(Scores(x, mask), -1), stable.is_label(x, y, -1)
     found, shift = distribution(s, 2 - alpha)

@@ -22,6 +22,7 @@ from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores
 from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tempered import bregman, distribution, to_power
+from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
 
@@ -115,6 +116,7 @@ def _bi_tempered(how: _How, x: Array, y: Array, mask: Array | None) -> Array:
     return _bi_tempered_fwd(how, x, y, mask)[0]
 
 
+@functools.partial(traced_once, static_argnums=0)
 def _bi_tempered_fwd(how: _How, x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
     found, shift = distribution(scores_of(Scores(x, mask), -1), how.t2)
     target = _distributions(how, found.p, y, mask)
