@@ -182,7 +182,7 @@ def exact_cosine_distance(x, y):
 
 @pytest.fixture(params=[False, True], ids=["devices", "one CPU"])  # which has a shortcut for distant rows
 def form(request, monkeypatch):
-    monkeypatch.setattr(directions.blocks, "is_local", lambda x: request.param)
+    monkeypatch.setattr(directions.blocks, "pays_a_branch", lambda x: request.param)
     traced_in(("cosines", request.param))
     yield
 

@@ -89,7 +89,7 @@ def _measures(known: _Known, vectors: tuple[Array, ...], keep: Array | None, p: 
     def careful() -> _Measures:
         return blocks.per_row(rows, (vectors, keep, p, eps), known.axes)
 
-    if known.degree not in (1, 2) or not blocks.is_local(vectors[0]):
+    if known.degree not in (1, 2) or not blocks.pays_a_branch(vectors[0]):
         return careful()
     powers = _powers(known, vectors, keep, p)
     totals = [s + eps for s in powers]

@@ -6,6 +6,7 @@
 - `folded(operands, axis)`: a long axis as two, for sums over it in parts.
 - `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU.
 - `is_local(x)`: is there one CPU and no mesh, so that slices, loops and branches cost no communication.
+- `pays_a_branch(x)`: are there so many entries, too, that two ways may be compiled to take the shorter one.
 
 The first operand has the shape; the others have as many dimensions, each of the same length or 1, or are scalars. The
 derivative is that of the plain call, any number of times. Under vmap the mapped axis is one more axis of rows.
@@ -118,6 +119,11 @@ def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
 def is_local(x: Array) -> bool:
     """On one CPU, in no mesh, whose types of arrays (varying, explicitly sharded) the loop would have to carry."""
     return one_cpu() and jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty
+
+
+def pays_a_branch(x: Array) -> bool:
+    """Is a shorter way worth being compiled beside the careful one? For a small array neither takes long."""
+    return is_local(x) and x.size >= _LEAST
 
 
 def _mappable(f: Rule, axes: Axes) -> Any:

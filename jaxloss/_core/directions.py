@@ -145,7 +145,7 @@ def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> 
 
         return _found(scales, scaled, ratio, *sums(off, *scales, ratio))
 
-    if not blocks.is_local(x):
+    if not blocks.pays_a_branch(x):
         return careful()
     # One pass instead of three, where no square is out of range and no two directions nearly agree.
     in_range = (scales[0] == 1) & (scales[1] == 1)
