@@ -15,7 +15,7 @@ _DEFAULT = {"xla_backend_optimization_level": 3, _PARTS: 32} | ({_EMITTERS: True
 
 QUICK_FLAGS = [f"--{name}={str(value).lower()}" for name, value in _QUICK.items()]
 CHANGES_FUSIONS = [flag for flag in QUICK_FLAGS if _EMITTERS in flag]  # the others come after memory is laid out
-as_users_do, quickly = (functools.partial(jax.jit, compiler_options=options) for options in (_DEFAULT, _QUICK))
+as_users_do = functools.partial(jax.jit, compiler_options=_DEFAULT)
 
 
 _traced_in = None  # the form of the code in which JAX has traced what it keeps; `None` is as it stands

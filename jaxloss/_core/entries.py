@@ -1,7 +1,7 @@
 """Rows of a few classes in half precision, on one CPU: every entry as a row of its own, in one loop.
 
-XLA:CPU makes a loop over the classes of a row. One of 9 to 15 rounds LLVM unrolls, and does not vectorise what is left
-if there are conversions in it. A loop over all entries it does vectorise.
+XLA:CPU makes a loop over the classes of a row. With conversions in it, one of 9 to 15 rounds takes longer for each
+entry than one of 8 or 16, and than one loop over all entries.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from jax import Array, lax
 
 from jaxloss._core.blocks import is_local
 from jaxloss._core.lanes import class_index, is_half
+from jaxloss._core.tracing import traced_once
 
 _UNROLLED = range(9, 16)  # classes
 _WORTH_IT = 2**15  # entries; below, it compiles longer than it gains
-_SHARES = 64  # what the rows are to be divided by: XLA's loop over unequal shares of the threads is not vectorised
+_SHARES = 64  # what the rows are to be divided by: unequal shares of the threads take XLA longer than the plain loop
 
 
 def suit(logits: Array, axis: int) -> bool:
@@ -42,11 +43,13 @@ def one_loop(f: Callable[..., Any], operands: Any, logits: Array) -> Any:
         rows = jnp.expand_dims(x, -1)
         return jnp.broadcast_to(rows, logits.shape).reshape(-1) if x.ndim else x
 
+    of_entries = traced_once(lambda operands: f(jax.tree.map(entries, operands)))
+
     def whole(operands: Any) -> Any:
         # Flat here: XLA moves a reshape of the result to the operands, unless it is outside of a branch.
-        return jax.tree.map(jnp.ravel, f(jax.tree.map(entries, operands)))
+        return jax.tree.map(jnp.ravel, of_entries(operands))
 
-    shapes = jax.eval_shape(lambda operands: f(jax.tree.map(entries, operands)), operands)
+    shapes = jax.eval_shape(of_entries, operands)
     nothing = [jnp.zeros(s.size, s.dtype) for s in jax.tree.leaves(shapes)]
     first = lax.bitcast_convert_type(logits[(0,) * logits.ndim], jnp.uint16)
     always = first | 1 != 0  # which XLA does not know

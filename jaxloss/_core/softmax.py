@@ -137,13 +137,14 @@ def _backward(wanted: Wanted, residuals: Any, g: Statistics) -> Any:
 
 
 def _slopes_of_entries(wanted: Wanted, s: Scores, target: Target, row: Row, g: Statistics) -> tuple[Any, Any]:
+    logits = s.logits
+
     def of_entries(operands: tuple[Scores, Target, Row, Statistics]) -> tuple[Any, Any]:
         s, target, row, g = operands
         if target.label is not None:  # counted from the class of the entry
             target = target._replace(label=target.label - entries.classes(logits))
         return slopes(wanted._replace(axis=1), s, target, None, row, g)[:2]
 
-    logits = s.logits
     return entries.one_loop(of_entries, (s, target, row, g), logits)
 
 
