@@ -19,6 +19,8 @@ from compiled import QUICK_FLAGS, traced_in  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Where in Python an operation of XLA came from, which nothing here reads: a twentieth of the time of a program.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # A compilation may take seconds, which says nothing about the property; and a run must be repeatable.
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=15)

@@ -5,6 +5,8 @@ A public name of jaxloss without a case fails the suite, unless it is in `UTILIT
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import pytest
 import registry_classes
@@ -91,6 +93,19 @@ BUILT_APART = frozenset(
         "uncertainty_weighted_sum",
     ]
 )
+# A few of them, for the modes of the engine, which has tests of its own.
+ENGINE = frozenset(
+    [
+        "dpo_loss",
+        "info_nce_loss",
+        "js_divergence",
+        "l2_loss",
+        "multiclass_sparsemax_loss",
+        "sigmoid_binary_cross_entropy",
+        "softmax_cross_entropy_with_integer_labels",
+        "triplet_margin_loss",
+    ]
+)
 # And of each shape of rule.
 KINDS = BUILT_APART | {
     "ctc_loss",
@@ -105,9 +120,12 @@ KINDS = BUILT_APART | {
 }
 
 
-def apart(case, *values):
-    """Parameters that the short run tries on one loss of each way to build one."""
-    return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in BUILT_APART))
+def only(names, case, *values):
+    """Parameters that the short run tries on the losses of these names alone."""
+    return pytest.param(case, *values, marks=[pytest.mark.long] * (case.name not in names))
+
+
+apart = functools.partial(only, BUILT_APART)
 
 
 def jit_of(case, config):

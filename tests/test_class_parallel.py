@@ -60,10 +60,9 @@ def targets(loss):
     return LABELS if loss is INTEGER else jnp.abs(numbers(1, ROWS, CLASSES))
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("loss", [INTEGER, DENSE], ids=["integer", "dense"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.core), True])
 def test_value_and_gradients_are_those_of_one_device(mesh, loss, name, weighted):
     x, y = numbers(0, ROWS, CLASSES, scale=3.0), targets(loss)
     c = jnp.abs(numbers(2, CLASSES)) + 0.5 if weighted else None

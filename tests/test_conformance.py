@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from registry import ALIASES, BUILT_APART, CASES, KINDS, apart
+from registry import ALIASES, BUILT_APART, CASES, ENGINE, KINDS, apart, only
 
 from jaxloss.testing import check_loss
 
 PROMISES = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction")
-# For the suite's core, of one loss of each way to build one.
-CENTRAL = ("gradient", "modes")
+CENTRAL = {"gradient": BUILT_APART, "modes": ENGINE}  # for the suite's core
 DEAR = ("modes", "transformations", "reduction", "precision")  # to compile
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 
@@ -23,6 +22,14 @@ OWN = [c for c in CASES if c.name not in ALIASES]  # an alias runs the same code
 OPTION_SETS = [(c, name) for c in CASES for name in c.options]
 # What becomes of axes and of masks of other shapes is one code for all losses. The first axis is enough of the others.
 SHARED = {"two axes", "all axes", "columns kept", "broadcast targets"}
+
+
+def by_itself(case, name):
+    """An option set, in the long run alone where the short one has its options among others."""
+    options, together = case.options[name], case.options.get("everything", {})
+    own = name in case.shapes or name in case.makers or name == "everything" or not options.keys() <= together.keys()
+    often = case.name in BUILT_APART if name in SHARED else own or case.name in KINDS
+    return pytest.param(case, name, marks=[pytest.mark.long] * (not often))
 
 
 def parametrize(names, values):
@@ -39,7 +46,7 @@ def marks(case, promise):
     # How a loss adds up is the same code for all, and its programs are many.
     if promise in DEAR and case.name not in (BUILT_APART if promise == "reduction" else KINDS):
         return [pytest.mark.long]
-    return [pytest.mark.core] if case.name in BUILT_APART and promise in CENTRAL else []
+    return [pytest.mark.core] * (case.name in CENTRAL.get(promise, ()))
 
 
 DEFAULTS = [pytest.param(c, p, marks=marks(c, p)) for c in CASES for p in PROMISES]
@@ -50,7 +57,7 @@ def test_defaults(case, promise):
     check(case, promise)
 
 
-@parametrize("case, name", [apart(c, n) if n in SHARED else (c, n) for c, n in OPTION_SETS])
+@parametrize("case, name", [by_itself(c, n) for c, n in OPTION_SETS])
 def test_options(case, name):
     check(case, "gradient", name=name)  # and the value beside it
 
@@ -60,7 +67,7 @@ def test_masks_along_other_axes(case, name):
     check(case, "mask", name=name)
 
 
-@parametrize("case", [c for c in CASES if "everything" in c.options])
+@parametrize("case", [only(KINDS, c) for c in CASES if "everything" in c.options])
 def test_mask_under_every_option(case):
     check(case, "mask", name="everything")
 
@@ -90,12 +97,12 @@ def test_mask_in_float16(case):
 
 
 @pytest.mark.parametrize("promise", ["modes", pytest.param("transformations", marks=pytest.mark.long)])
-@parametrize("case", [apart(c) for c in OWN])
+@parametrize("case", [only(ENGINE, c) for c in OWN])
 def test_bfloat16(case, promise):
     check(case, promise, jnp.bfloat16)
 
 
-@parametrize("case", OWN)
+@parametrize("case", [only(KINDS, c) for c in OWN])
 def test_float64(case):
     with jax.enable_x64(True):  # as exact as the numerical derivative: 2e-10 for the logarithm of a small target
         check(case, "gradient", np.float64, rtol=1e-10)
@@ -106,7 +113,10 @@ def test_residuals(case):
     _check_residuals(case, "default", jnp.float32)
 
 
-@parametrize("case, name", [(c, n) for c, n in [*((c, "default") for c in CASES), *OPTION_SETS] if n not in c.shapes])
+@parametrize(
+    "case, name",
+    [*((c, "default") for c in CASES), *(only(KINDS, c, n) for c, n in OPTION_SETS if n not in c.shapes)],
+)
 def test_residuals_in_bfloat16(case, name):
     """What is kept in float32 for its own sake is larger there, so that this is the stricter one of the two."""
     _check_residuals(case, name, jnp.bfloat16)

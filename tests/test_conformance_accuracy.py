@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from compiled import as_users_do
-from registry import CASES, apart, jit_of
+from registry import CASES, KINDS, apart, jit_of, only
 from registry_case import INF, cast, lift
 from registry_formulas import EXACT, plain
 
@@ -145,7 +145,7 @@ def test_hessian(case, name):
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6 * np.max(np.abs(want)) + 1e-30)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.optax], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [only(KINDS, c) for c in CASES if c.optax], ids=lambda c: c.name)
 def test_optax_agrees(case):
     """At mild arguments, where optax has its digits too."""
     args = case.arguments(np.float32)

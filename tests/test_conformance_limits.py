@@ -168,7 +168,9 @@ def test_temporaries(cases):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.kind == "elementwise" and c.arguments()[1].dtype.kind == "f"], ids=lambda c: c.name
+    "case",
+    [apart(c) for c in CASES if c.kind == "elementwise" and c.arguments()[1].dtype.kind == "f"],
+    ids=lambda c: c.name,
 )
 def test_targets_broadcast_and_their_gradient_adds_up(case):
     first, *rest = case.arguments()

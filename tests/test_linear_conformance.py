@@ -18,7 +18,7 @@ OFTEN = ("lean cross-entropy", "own loss")  # the dear promises, where many meth
 
 
 def mark(case, promise):
-    return [pytest.mark.long] * (promise in ("modes", "transformations") and case.name not in OFTEN)
+    return [pytest.mark.long] * (promise in ("modes", "transformations", "reduction") and case.name not in OFTEN)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
 
-_WIDTHS = (16, 32, 24, 20, 12, 8)  # of a sum that is vectorised, the best first
+_WIDTHS = (16, 32, 24, 20, 12, 8)  # of a sum in few lanes, the best first
+_UNROLLED = 12  # steps
+_FEW_LANES = 2**20  # 4 MB
 
 
 class RowStats(NamedTuple):
@@ -107,8 +109,12 @@ def moved_stats(z: Array, z_dot: Array, stats: RowStats, axis: int) -> RowStats:
 
 def row_max(x: Any, axis: int, scores: Scores = upcast) -> Array:
     """The maximum of each row, NaN where a score is."""
+    axis %= jax.tree.leaves(x)[0].ndim
+    if use_lanes(x) and any(map(is_half, jax.tree.leaves(x))):
+        z = scores(x)
+        top, missing = _in_one_loop((z, jnp.isnan(z).astype(z.dtype)), axis, (_MAX, _SUM))
+        return jnp.where(missing > 0, jnp.nan, top)
     if use_lanes(x):
-        axis %= jax.tree.leaves(x)[0].ndim
         cut = slices(x, axis, lambda x: (scores(x),))
         z, axes = computed_once(functools.reduce(jnp.maximum, [z for (z,) in cut.terms])), (axis, axis + 1)
     else:
@@ -235,19 +241,47 @@ def _row_sums(x: Any, axis: int, terms: Terms, given: bool) -> tuple[Array, ...]
     # precision), but fuses a sum of several with what makes them.
     if len(values) == 1:
         values = (*values, upcast(jax.tree.leaves(x)[0]))
-    return lax.optimization_barrier(_sums(values, axis % values[0].ndim))[: len(terms(x))]
+    found = _in_one_loop(values, axis % values[0].ndim, (_SUM,) * len(values))
+    return lax.optimization_barrier(found)[: len(terms(x))]
 
 
-def _sums(values: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
+class _Fold(NamedTuple):
+    start: float
+    two: Callable[[Array, Array], Array]
+    all: Callable[..., Array]
+
+
+_SUM, _MAX = _Fold(0, jnp.add, jnp.sum), _Fold(-jnp.inf, jnp.maximum, jnp.max)
+
+
+def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...]) -> tuple[Array, ...]:
     n, batch = values[0].shape[axis], values[0].shape[:axis]
     others = (*batch, *values[0].shape[axis + 1 :])
-    is_last = math.prod(values[0].shape[axis + 1 :]) == 1
-    width = next((w for w in _WIDTHS if n % w == 0), 1) if is_last and n >= 4 * _WIDTHS[0] else 1
-    if width > 1:  # vectorised: 2.4 ms instead of 8.2 for [65536, 128]
-        values = tuple(v.reshape(*batch, n // width, width) for v in values)
-    zeros = tuple(jnp.zeros((), v.dtype) for v in values)
-    sums = lax.reduce(values, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (axis,))
-    return tuple(jnp.sum(s.reshape(*batch, width), axis).reshape(others) for s in sums) if width > 1 else tuple(sums)
+    width = _width(n, math.prod(others) * len(values)) if math.prod(values[0].shape[axis + 1 :]) == 1 else 1
+
+    def fold(values: tuple[Array, ...]) -> tuple[Array, ...]:
+        starts = tuple(jnp.asarray(f.start, v.dtype) for f, v in zip(folds, values, strict=True))
+        return tuple(lax.reduce(values, starts, two, (axis,)))
+
+    def two(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(f.two(p, q) for f, p, q in zip(folds, a, b, strict=True))
+
+    if width == 1:
+        return fold(values)
+    whole = n - n % width
+    lanes = fold(tuple(lax.slice_in_dim(v, 0, whole, axis=axis).reshape(*batch, -1, width) for v in values))
+    found = tuple(f.all(v.reshape(*batch, width), axis).reshape(others) for f, v in zip(folds, lanes, strict=True))
+    return found if whole == n else two(found, fold(tuple(lax.slice_in_dim(v, whole, n, axis=axis) for v in values)))
+
+
+def _width(n: int, sums: int) -> int:
+    """In how many lanes a row of n is added up. The loop is vectorised where its steps are unrolled, of which there may
+    not be many; for large arrays as many lanes would be too much memory."""
+    if n < 4 * _WIDTHS[0]:
+        return 1
+    even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= _WIDTHS[0])
+    lanes = next(even, max(n // _UNROLLED, _WIDTHS[0]))
+    return lanes if lanes * sums <= _FEW_LANES else next((w for w in _WIDTHS if n % w == 0), 1)
 
 
 @_row_sums.defjvp

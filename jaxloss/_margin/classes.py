@@ -208,11 +208,11 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     s = scores_of(Scores(x, mask), -1)
     label = stable.is_label(s, y, -1)
     tied = (s == worst[..., None]) & ~label
-    others = jnp.sum(tied, -1, dtype=jnp.int32)
-    count = jnp.maximum(others + (short == 0).astype(jnp.int32), 1).astype(s.dtype)
+    others = stable.row_sum(tied, -1, lambda tied: tied.astype(s.dtype))
+    count = jnp.maximum(others + (short == 0).astype(s.dtype), 1)
     share = jnp.where(short >= 0, 1, jnp.where(short < 0, 0, short)) / count
     slope = jnp.where(tied | jnp.isnan(short)[..., None], share[..., None], 0)
-    slope = g[..., None] * jnp.where(label, -(share * others.astype(s.dtype))[..., None], slope)
+    slope = g[..., None] * jnp.where(label, -(share * others)[..., None], slope)
     return cotangent(fill(mask, slope), x), None, None
 
 
