@@ -219,24 +219,54 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
 _ahead.defvjp(_ahead_fwd, _ahead_bwd)
 
 
+def _threshold(h: Array) -> Array:
+    """tau with sum_k max(0, h_k - tau) = 1, where 0 is the largest h_k of a row; a constant.
+
+    By Michelot's method: what tau would be if all classes above the last one were to stay is never too high, and when
+    none falls out, it is right. That takes a few passes, of which a sort has a thousand times the price.
+    """
+    h = jax.lax.stop_gradient(h)
+
+    def higher(tau: Array) -> tuple[Array, Array]:
+        def above(x: tuple[Array, Array]) -> tuple[Array, Array]:
+            return jnp.where(x[0] > x[1], x[0], 0), (x[0] > x[1]).astype(h.dtype)
+
+        total, count = stable.row_sums((h, tau[..., None]), -1, above)
+        return jnp.maximum((total - 1) / jnp.maximum(count, 1), tau), count
+
+    def falls_out(state: tuple[Array, Array, Array]) -> Array:
+        return jnp.any(state[1] != state[2])
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        return *higher(state[0]), state[1]
+
+    tau, count = higher(jnp.full(h.shape[:-1], -1, h.dtype))
+    return jax.lax.while_loop(falls_out, step, (tau, count, count + 1))[0]
+
+
 def support(s: Array) -> tuple[Array, Array]:
     """The lowest score that has any probability, and its probability, for each row: p_k = max(0, s_k - lowest + least).
 
     Relative to these, scores of any size keep the digits of their differences.
     """
-    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True))
-    high = -jnp.sort(top - s, -1)  # the largest first
-    count = jnp.expand_dims(jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype), tuple(range(s.ndim - 1)))
-    inside = (high > -1) & (1 + count * high > jnp.cumsum(jnp.where(high > -1, high, 0), -1))
-    end = jnp.min(jnp.where(inside, high, 0), -1, keepdims=True)
-    lowest = jax.lax.stop_gradient(jnp.min(jnp.where(s - top >= end, s, jnp.inf), -1, keepdims=True))
-    kept = s >= lowest
-    # What is left of 1 by the class on top is exact, and the others together may be much smaller.
-    is_top = stable.is_label(s, stable.first_max(s, top[..., 0], -1), -1)
-    width = jnp.sum(jnp.where(is_top, s - lowest, 0), -1)
-    others = jnp.sum(jnp.where(kept & ~is_top, s - lowest, 0), -1)
-    least = ((1 - width) - others) / jnp.sum(kept, -1, dtype=jnp.int32).astype(s.dtype)
-    return lowest[..., 0], least
+    top = jax.lax.stop_gradient(stable.row_max(s, -1))
+    tau = _threshold(s - top[..., None])
+
+    def from_below(x: tuple[Array, Array, Array]) -> Array:
+        return jnp.where(x[0] - x[1] > x[2], -x[0], -jnp.inf)
+
+    lowest = -jax.lax.stop_gradient(stable.row_max((s, top[..., None], tau[..., None]), -1, from_below))
+
+    def above_lowest(x: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        s, top, lowest = x
+        kept, is_top = s >= lowest, s == top
+        others = jnp.where(kept & ~is_top, s - lowest, 0)
+        return others, jnp.where(is_top, s - lowest, 0), kept.astype(s.dtype)
+
+    # What is left of 1 by a class on top is exact, and the others together may be much smaller.
+    others, tops, count = stable.row_sums((s, top[..., None], lowest[..., None]), -1, above_lowest)
+    width = top - lowest
+    return lowest, ((1 - width) - (others + (tops - width))) / count
 
 
 def _finite_top(x: Array, mask: Array | None) -> Array:
@@ -252,28 +282,33 @@ def _sparsemax(x: Array, y: Array, mask: Array | None) -> Array:
     return _sparsemax_fwd(x, y, mask)[0]
 
 
-def _sparsemax_slope(x: Array, y: Array, mask: Array | None, lowest: Array, least: Array) -> Array:
-    """p - e_y, at the label what the others have, which is not formed as 1 minus something close to 1."""
-    s, label = _finite_top(x, mask), stable.is_label(x, y, -1)
-    p = jnp.maximum((s - lowest[..., None]) + least[..., None], 0)
-    return jnp.where(label, -jnp.sum(jnp.where(label, 0, p), -1, keepdims=True), p)
+def _probabilities(s: Array, lowest: Array, least: Array) -> Array:
+    return jnp.maximum((s - lowest[..., None]) + least[..., None], 0)
 
 
 @traced_once
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    s, label = _finite_top(x, mask), stable.is_label(x, y, -1)
+    s = _finite_top(x, mask)
     lowest, least = support(s)
-    own = jnp.sum(jnp.where(label, s, 0), -1)
-    far = jnp.maximum((lowest - own) - least, 0)
-    losses = jnp.sum(jnp.square(_sparsemax_slope(x, y, mask, lowest, least)), -1) / 2 + far
-    return losses, (x, y, mask, lowest, least)
+    far = jnp.maximum((lowest - stable.pick(s, y, -1)) - least, 0)
+    label = stable.is_label(x, y, -1)
+
+    def of_others(x: tuple[Array, ...]) -> tuple[Array, Array]:
+        p = jnp.where(x[1], 0, _probabilities(x[0], x[2][..., 0], x[3][..., 0]))
+        return p, p * p
+
+    # What the label lacks of 1 is what the others have, not 1 minus something close to it.
+    missing, squares = stable.row_sums((s, label, lowest[..., None], least[..., None]), -1, of_others)
+    return (squares + missing * missing) / 2 + far, (x, y, mask, lowest, least, missing)
 
 
 def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
-    # Why a rule: autodiff goes back through the sort. The derivative is p - e_y, for which two numbers of each row are
-    # kept.
-    x, y, mask, lowest, least = residuals
-    return cotangent(fill(mask, g[..., None] * _sparsemax_slope(x, y, mask, lowest, least)), x), None, None
+    # Why a rule: autodiff goes back through the search. The derivative is p - e_y, for which three numbers of each row
+    # are kept.
+    x, y, mask, lowest, least, missing = residuals
+    p = _probabilities(_finite_top(x, mask), lowest, least)
+    slope = jnp.where(stable.is_label(x, y, -1), -missing[..., None], p)
+    return cotangent(fill(mask, g[..., None] * slope), x), None, None
 
 
 _sparsemax.defvjp(_sparsemax_fwd, _sparsemax_bwd)
