@@ -24,6 +24,7 @@ from jax import Array, lax
 
 from jaxloss._core import stable
 from jaxloss._core.remat import as_one
+from jaxloss._core.search import from_left
 
 _HALVINGS, _STEPS = 26, 4
 _STEPS_FROM_NEAR = 3  # from a root that is known but for rounding
@@ -180,7 +181,7 @@ def _lowest(t: float, z: Array, is_top: Array) -> tuple[Array, Array]:
     n = 1 - t
     top = jnp.max(z, -1, keepdims=True)
     gap = top - z
-    end = (_by_sorting(gap) if t == 0.5 else _by_halving(t, gap))[..., None]
+    end = (_by_newton(gap) if t == 0.5 else _by_halving(t, gap))[..., None]
     kept = gap <= end
     lowest = jnp.min(jnp.where(kept, z, jnp.inf), -1, keepdims=True)
     room = n * (end - (top - lowest))
@@ -238,17 +239,17 @@ def _by_halving(t: float, gap: Array) -> Array:
     return lax.bitcast_convert_type(low, gap.dtype)
 
 
-def _by_sorting(gap: Array) -> Array:
-    """For t = 1/2, where p_k = (1 - (c + gap_k) / 2)^2: a quadratic equation for each number of classes."""
-    high = -jnp.sort(gap, -1) / 2
-    kept = high > -1  # a class 2 behind has nothing
-    high = jnp.where(kept, high, -1)
-    count = jnp.expand_dims(jnp.arange(1, gap.shape[-1] + 1, dtype=gap.dtype), tuple(range(gap.ndim - 1)))
-    mean = jnp.cumsum(high, -1) / count
-    spread = jnp.cumsum(jnp.square(high), -1) - count * jnp.square(mean)
-    tau = mean - jnp.sqrt(jnp.maximum((1 - spread) / count, 0))
-    last = jnp.maximum(jnp.sum(kept & (tau <= high), -1, keepdims=True) - 1, 0)
-    tau = jnp.take_along_axis(tau, last, -1)[..., 0]
+def _by_newton(gap: Array) -> Array:
+    """The same for t = 1/2, where p_k = max(0, h_k - tau)^2 with h_k = -gap_k / 2."""
+
+    def powers(h: Array, tau: Array) -> tuple[Array, Array]:
+        root = jnp.maximum(h - tau, 0)
+        return root * root, root
+
+    def better(total: Array, roots: Array, tau: Array) -> Array:
+        return tau + (total - 1) / jnp.where(roots > 0, 2 * roots, 1)
+
+    tau = from_left(-gap / 2, -1.0, powers, better)
     # As it goes on from the lowest class that this keeps, none may be kept by a rounding.
     return jnp.maximum(-2 * tau * (1 - 4 * jnp.finfo(gap.dtype).eps), 0)
 

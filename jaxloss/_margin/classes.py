@@ -21,6 +21,7 @@ from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
+from jaxloss._core.search import from_left
 from jaxloss._core.softmax import Scores
 from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tracing import traced_once
@@ -220,28 +221,12 @@ _ahead.defvjp(_ahead_fwd, _ahead_bwd)
 
 
 def _threshold(h: Array) -> Array:
-    """tau with sum_k max(0, h_k - tau) = 1, where 0 is the largest h_k of a row; a constant.
+    """tau with sum_k max(0, h_k - tau) = 1, where 0 is the largest h_k of a row, by Michelot's method."""
 
-    By Michelot's method: what tau would be if all classes above the last one were to stay is never too high, and when
-    none falls out, it is right. That takes a few passes, of which a sort has a thousand times the price.
-    """
-    h = jax.lax.stop_gradient(h)
+    def above(h: Array, tau: Array) -> tuple[Array, Array]:
+        return jnp.where(h > tau, h, 0), (h > tau).astype(h.dtype)
 
-    def higher(tau: Array) -> tuple[Array, Array]:
-        def above(x: tuple[Array, Array]) -> tuple[Array, Array]:
-            return jnp.where(x[0] > x[1], x[0], 0), (x[0] > x[1]).astype(h.dtype)
-
-        total, count = stable.row_sums((h, tau[..., None]), -1, above)
-        return jnp.maximum((total - 1) / jnp.maximum(count, 1), tau), count
-
-    def falls_out(state: tuple[Array, Array, Array]) -> Array:
-        return jnp.any(state[1] != state[2])
-
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        return *higher(state[0]), state[1]
-
-    tau, count = higher(jnp.full(h.shape[:-1], -1, h.dtype))
-    return jax.lax.while_loop(falls_out, step, (tau, count, count + 1))[0]
+    return from_left(h, -1.0, above, lambda total, count, _: (total - 1) / jnp.maximum(count, 1))
 
 
 def support(s: Array) -> tuple[Array, Array]:

@@ -45,9 +45,9 @@ def entmax_loss(
 
     $p_k = \max(0,\, (\alpha-1)s_k - \tau)^{1/(\alpha-1)}$ is $\alpha$-entmax of the scores, exactly 0 for classes far
     behind, $\tau$ such that they add up to 1, and $e_y$ the label's. $\alpha = 1$ is softmax cross-entropy,
-    $\alpha = 2$ the sparsemax loss. $\tau$ is found by sorting for $\alpha = 3/2$, else by bisection and Newton's
-    method. No term cancels: small losses keep their digits, and the loss is 0 where the label is ahead by
-    $1/(\alpha-1)$. In other words: the Fenchel-Young loss of Tsallis' entropy.
+    $\alpha = 2$ the sparsemax loss. $\tau$ is found by Newton's method, after bisection where $\alpha \ne 3/2$. No term
+    cancels: small losses keep their digits, and the loss is 0 where the label is ahead by $1/(\alpha-1)$. In other
+    words: the Fenchel-Young loss of Tsallis' entropy.
 
     In float32, probabilities and derivative are right to about $10^{-7}$, compared with exact ones for $\alpha$ up to
     20. For $\alpha > 2$ probabilities end with an infinite slope: of several classes within a rounding of that end it
