@@ -75,7 +75,7 @@ CASES = [
         accurate=scores_at,
         scales=(1e-3, 1.0, 30.0),
         conditioned=0.0,
-        temporaries=(5.4, 12.3),
+        temporaries=(4.5, 10.5),
     ),
     Case(
         jaxloss.bi_tempered_logistic_loss,

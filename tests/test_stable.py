@@ -221,6 +221,22 @@ def test_derivatives_with_ruled_out_classes_are_finite(form):
     np.testing.assert_array_equal(hessian[0], 0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("classes", [5, 64, 127, 1001])  # few, so many lanes, and what is left beside them
+def test_sums_and_maxima_of_one_loop(form, classes, dtype):
+    x, y = (logits((6, classes), 1.0, dtype, seed) for seed in (0, 1))
+    holes = x.at[0, 0].set(jnp.nan).at[1, -1].set(jnp.nan).at[2].set(-jnp.inf).at[3, classes // 2].set(jnp.inf)
+
+    def found(x, y, holes):
+        sums = stable.row_sums((x, y), -1, lambda o: (stable.upcast(o[0]) * stable.upcast(o[1]), stable.upcast(o[1])))
+        return sums, stable.row_max(holes, -1)
+
+    sums, top = as_users_do(found)(x, y, holes)
+    np.testing.assert_array_equal(top, np.max(wide(holes), -1))
+    for got, terms in zip(sums, (wide(x) * wide(y), wide(y)), strict=True):
+        assert np.max(np.abs(got - terms.sum(-1)) / np.abs(terms).sum(-1)) < 4e-7
+
+
 def test_row_sum_is_linear_in_reverse_too(form):
     x, t = logits((4, 100), 1.0), logits((4, 100), 1.0, seed=1)
     got = as_users_do(jax.grad(lambda t: jnp.sum(stable.row_sum((x, t), -1, lambda o: o[0] * o[1]))))(t)
