@@ -115,13 +115,7 @@ def cosines(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> Co
 
 @functools.partial(traced_once, static_argnums=0)
 def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> tuple[Cosines, _Frame]:
-    def sums(terms: Callable[..., tuple[Array, ...]], *of_rows: Array) -> tuple[Array, ...]:
-        def of_vectors(operands: tuple[Any, ...]) -> tuple[Array, ...]:
-            return terms(*_vectors(*operands[:3]), *operands[3:])
-
-        of_rows = tuple(jnp.expand_dims(v, axes) for v in of_rows)
-        return stable.row_sums((x, y, keep, *of_rows), axes, of_vectors)
-
+    sums = functools.partial(_sums, axes, x, y, keep)
     # XLA:CPU's library multiplies what it adds up, if nothing else is to be done to it.
     if keep is None and x.shape == y.shape and x.dtype == y.dtype == compute_dtype(x):
         products = _Products(*(jnp.sum(v, axes) for v in _products(x, y)))
@@ -134,22 +128,45 @@ def _compared(axes: tuple[int, ...], x: Array, y: Array, keep: Array | None) -> 
         ratio = _ratio(products)
         return _found(scales, products, ratio, xx - 2 * ratio * xy + ratio * ratio * yy, xy - ratio * yy)
 
-    def careful() -> tuple[Cosines, _Frame]:
-        scaled = _Products(*sums(lambda x, y, a, b: _products(x * a, y * b), *scales))
-        ratio = _ratio(scaled)
-
-        def off(x: Array, y: Array, x_scale: Array, y_scale: Array, ratio: Array) -> tuple[Array, Array]:
-            y = y * y_scale
-            w = _off(x * x_scale, y, ratio)
-            return w * w, w * y
-
-        return _found(scales, scaled, ratio, *sums(off, *scales, ratio))
-
+    careful = functools.partial(_with_care, axes)
+    operands = (x, y, keep, *(jnp.expand_dims(v, axes) for v in scales))
     if not blocks.pays_a_branch(x):
-        return careful()
+        return careful(*operands)
     # One pass instead of three, where no square is out of range and no two directions nearly agree.
     in_range = (scales[0] == 1) & (scales[1] == 1)
-    return lax.cond(jnp.all(in_range & ~_is_near(products)), usual, careful)
+    near = jnp.any(~in_range | _is_near(products))
+    return lax.cond(near, lambda: blocks.per_row(careful, operands, axes), usual)
+
+
+def _sums(
+    axes: tuple[int, ...],
+    x: Array,
+    y: Array,
+    keep: Array | None,
+    terms: Callable[..., tuple[Array, ...]],
+    *of_rows: Array,
+) -> tuple[Array, ...]:
+    def of_vectors(operands: tuple[Any, ...]) -> tuple[Array, ...]:
+        return terms(*_vectors(*operands[:3]), *operands[3:])
+
+    return stable.row_sums((x, y, keep, *of_rows), axes, of_vectors)
+
+
+def _with_care(
+    axes: tuple[int, ...], x: Array, y: Array, keep: Array | None, x_scale: Array, y_scale: Array
+) -> tuple[Cosines, _Frame]:
+    sums, scales = functools.partial(_sums, axes, x, y, keep), (x_scale, y_scale)
+    scaled = _Products(*sums(lambda x, y, a, b: _products(x * a, y * b), *scales))
+    ratio = _ratio(scaled)
+
+    def off(x: Array, y: Array, x_scale: Array, y_scale: Array, ratio: Array) -> tuple[Array, Array]:
+        y = y * y_scale
+        w = _off(x * x_scale, y, ratio)
+        return w * w, w * y
+
+    of_rows = tuple(jnp.squeeze(v, axes) for v in scales)
+    ww, wy = sums(off, *scales, jnp.expand_dims(ratio, axes))
+    return _found((of_rows[0], of_rows[1]), scaled, ratio, ww, wy)
 
 
 def _found(scales: tuple[Array, Array], products: _Products, ratio: Array, ww: Array, wy: Array) -> Any:
