@@ -326,12 +326,15 @@ def make_fenchel_young_loss(max_fun: Callable[..., Array]) -> Callable[..., Arra
         if s.ndim == 0:
             raise ValueError(f"{fn}: scores must be [*batch, n], got a scalar")
         y = checks.same_shape(fn, "targets", y, s.shape, "scores")
-        s, y = promote(s, y)
         rows = jnp.vectorize(functools.partial(_fenchel_young, max_fun, args, kwargs), signature="(n),(n)->()")
         return rows(s, y)
 
     return fenchel_young_loss
 
 
-def _fenchel_young(max_fun: Callable[..., Array], args: Any, kwargs: Any, s: Array, y: Array) -> Array:
-    return max_fun(s, *args, **kwargs) - jnp.dot(y, s)
+def _fenchel_young(max_fun: Callable[..., Array], args: Any, kwargs: Any, scores: Array, targets: Array) -> Array:
+    s, y = promote(scores, targets)
+    if scores.dtype == targets.dtype == s.dtype:
+        return max_fun(s, *args, **kwargs) - jnp.dot(y, s)
+    # XLA:CPU writes out what has to be converted for a product of vectors.
+    return max_fun(s, *args, **kwargs) - stable.row_sum((s, y), 0, lambda x: x[0] * x[1])
