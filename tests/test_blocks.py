@@ -224,6 +224,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long  # the short run measures these losses, but of one argument and unmapped, in test_conformance_limits
 @pytest.mark.skipif(jax.__version_info__[:2] != (0, 10), reason="what XLA fuses is measured for one version")
 def test_temporaries_on_one_cpu():
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

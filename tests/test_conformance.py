@@ -13,7 +13,7 @@ from registry import ALIASES, BUILT_APART, CASES, ENGINE, KINDS, apart, only
 from jaxloss.testing import check_loss
 
 PROMISES = ("value", "gradient", "modes", "transformations", "precision", "mask", "reduction")
-CENTRAL = {"gradient": BUILT_APART, "modes": ENGINE}  # for the suite's core
+CENTRAL = {"value": {c.name for c in CASES}, "gradient": BUILT_APART, "modes": ENGINE}  # for the suite's core
 DEAR = ("modes", "transformations", "reduction", "precision")  # to compile
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 

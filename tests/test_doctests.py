@@ -14,7 +14,6 @@ MODULES = ["jaxloss", *(m.name for m in pkgutil.walk_packages(jaxloss.__path__, 
 PUBLIC = [n for n in jaxloss.__all__ if callable(getattr(jaxloss, n))]
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     runner = doctest.DocTestRunner(Checker(), optionflags=doctest.ELLIPSIS)
