@@ -229,12 +229,11 @@ def _threshold(h: Array) -> Array:
     return from_left(h, -1.0, above, lambda total, count, _: (total - 1) / jnp.maximum(count, 1))
 
 
-def support(s: Array) -> tuple[Array, Array]:
+def support(s: Array, top: Array) -> tuple[Array, Array]:
     """The lowest score that has any probability, and its probability, for each row: p_k = max(0, s_k - lowest + least).
 
     Relative to these, scores of any size keep the digits of their differences.
     """
-    top = jax.lax.stop_gradient(stable.row_max(s, -1))
     tau = _threshold(s - top[..., None])
 
     def from_below(x: tuple[Array, Array, Array]) -> Array:
@@ -254,10 +253,9 @@ def support(s: Array) -> tuple[Array, Array]:
     return lowest, ((1 - width) - (others + (tops - width))) / count
 
 
-def _finite_top(x: Array, mask: Array | None) -> Array:
+def _finite(x: Array, mask: Array | None, top: Array) -> Array:
     """The scores; where some are infinite these are 0 and the others `-inf`, where no class is left all are NaN."""
-    s = scores_of(Scores(x, mask), -1)
-    top = jax.lax.stop_gradient(stable.row_max(s, -1))[..., None]
+    s, top = scores_of(Scores(x, mask), -1), top[..., None]
     s = jnp.where(top == jnp.inf, jnp.where(s == jnp.inf, 0, -jnp.inf), s)
     return jnp.where(top > -jnp.inf, s, jnp.nan)
 
@@ -273,8 +271,9 @@ def _probabilities(s: Array, lowest: Array, least: Array) -> Array:
 
 @traced_once
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
-    s = _finite_top(x, mask)
-    lowest, least = support(s)
+    top = jax.lax.stop_gradient(stable.row_max(Scores(x, mask), -1, lambda s: scores_of(s, -1)))
+    s = _finite(x, mask, top)
+    lowest, least = support(s, jnp.where(top == jnp.inf, 0, top))
     far = jnp.maximum((lowest - stable.pick(s, y, -1)) - least, 0)
     label = stable.is_label(x, y, -1)
 
@@ -284,14 +283,14 @@ def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
 
     # What the label lacks of 1 is what the others have, not 1 minus something close to it.
     missing, squares = stable.row_sums((s, label, lowest[..., None], least[..., None]), -1, of_others)
-    return (squares + missing * missing) / 2 + far, (x, y, mask, lowest, least, missing)
+    return (squares + missing * missing) / 2 + far, (x, y, mask, top, lowest, least, missing)
 
 
 def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
-    # Why a rule: autodiff goes back through the search. The derivative is p - e_y, for which three numbers of each row
+    # Why a rule: autodiff goes back through the search. The derivative is p - e_y, for which four numbers of each row
     # are kept.
-    x, y, mask, lowest, least, missing = residuals
-    p = _probabilities(_finite_top(x, mask), lowest, least)
+    x, y, mask, top, lowest, least, missing = residuals
+    p = _probabilities(_finite(x, mask, top), lowest, least)
     slope = jnp.where(stable.is_label(x, y, -1), -missing[..., None], p)
     return cotangent(fill(mask, g[..., None] * slope), x), None, None
 
