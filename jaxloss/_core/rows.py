@@ -55,9 +55,9 @@ from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
 
-_WIDTHS = (16, 32, 24, 20, 12, 8)  # of a sum in few lanes, the best first
-_UNROLLED = 12  # steps
-_FEW_LANES = 2**20  # 4 MB
+_UNROLLED = 12  # steps of a loop, at most
+_LANES = 16  # of a row, at least
+_FEW_LANES = 2**20  # of all rows, 4 MB
 
 
 class RowStats(NamedTuple):
@@ -276,12 +276,13 @@ def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...])
 
 def _width(n: int, sums: int) -> int:
     """In how many lanes a row of n is added up. The loop is vectorised where its steps are unrolled, of which there may
-    not be many; for large arrays as many lanes would be too much memory."""
-    if n < 4 * _WIDTHS[0]:
+    not be many. Of long rows in large arrays as many lanes would be too much memory, and fewer are no faster than one.
+    """
+    if n < 4 * _LANES:
         return 1
-    even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= _WIDTHS[0])
-    lanes = next(even, max(n // _UNROLLED, _WIDTHS[0]))
-    return lanes if lanes * sums <= _FEW_LANES else next((w for w in _WIDTHS if n % w == 0), 1)
+    even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= _LANES)
+    lanes = next(even, max(n // _UNROLLED, _LANES))
+    return lanes if lanes <= 2 * _LANES or lanes * sums <= _FEW_LANES else 1
 
 
 @_row_sums.defjvp
