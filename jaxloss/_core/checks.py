@@ -142,6 +142,13 @@ def static_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def python_number(fn: str, arg: str, value: Any) -> None:
+    """Check an option on which the program depends."""
+    if not static_number(value):
+        got = "an array" if isinstance(value, jax.Array | np.ndarray) else type(value).__name__
+        raise TypeError(f"{fn}: {arg} must be a Python number, which cannot be learned, got {got}")
+
+
 def in_range(
     fn: str, arg: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> Any:

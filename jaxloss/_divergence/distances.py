@@ -191,8 +191,7 @@ def renyi_divergence(
     0.24022894
     """
     fn = "renyi_divergence"
-    if not checks.static_number(alpha):
-        raise TypeError(f"{fn}: alpha must be a Python number, got {type(alpha).__name__}")
+    checks.python_number(fn, "alpha", alpha)
     if not 0 < alpha < math.inf:
         raise ValueError(f"{fn}: alpha must be in (0, inf), got {alpha}")
     if alpha == 1:

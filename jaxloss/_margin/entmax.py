@@ -82,8 +82,7 @@ def entmax_loss(
     0.184 3.000
     """
     fn = "entmax_loss"
-    if not checks.static_number(alpha):
-        raise TypeError(f"{fn}: alpha must be a Python number, got {type(alpha).__name__}")
+    checks.python_number(fn, "alpha", alpha)
     if not 1 <= alpha < jnp.inf:
         raise ValueError(f"{fn}: alpha must be in [1, inf), got {alpha}")
     if alpha == 1:

@@ -278,8 +278,7 @@ def tweedie_deviance(
     [4. 0. 4.]
     """
     fn = "tweedie_deviance"
-    if not checks.static_number(power):
-        raise TypeError(f"{fn}: power must be a Python number, got {type(power).__name__}; it cannot be learned")
+    checks.python_number(fn, "power", power)
     checks.in_range(fn, "power", power, 1, math.inf, open_high=True)
     rule = with_slopes(functools.partial(_tweedie, float(power), bool(log_input)))
     return elementwise(fn, rule, where, weights, reduction, predictions=predictions, targets=targets)

@@ -82,8 +82,7 @@ def bi_tempered_logistic_loss(
     """
     fn = "bi_tempered_logistic_loss"
     for name, value, most in (("t1", t1, 1), ("t2", t2, 4), ("label_smoothing", label_smoothing, 1)):
-        if not checks.static_number(value):
-            raise TypeError(f"{fn}: {name} must be a Python number, got {type(value).__name__}")
+        checks.python_number(fn, name, value)
         checks.in_range(fn, name, value, 0, most)
     rows = Rows(fn, "logits", logits, axis, where)
     y = rows.target(labels, ignore_index)
