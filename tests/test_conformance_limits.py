@@ -1,6 +1,7 @@
 """Edges, zeros, memory: where the mathematics is finite so is the loss, and it keeps nothing that it does not need."""
 
 import functools
+import itertools
 import json
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from compiled import CHANGES_FUSIONS
 from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of
 
+import jaxloss
 from jaxloss._testing.subject import jit_once
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
@@ -165,6 +167,53 @@ def test_temporaries(cases):
     found = temporaries_on_one_device([c.name for c in cases])
     assert found.keys() == allowed.keys()
     assert not {name: kept for name, kept in found.items() if kept > allowed[name]}
+
+
+ROWS = (2048, 4096)
+OPTIONS = {  # of cross-entropies: a number, or the shape of a mask
+    "temperature": 2.0,
+    "logit_softcap": 30.0,
+    "label_smoothing": 0.1,
+    "z_loss": 1e-3,
+    "where": ROWS[:1],
+    "where of classes": ROWS,
+}
+
+
+def measured_temporaries_of_options(name, options):
+    found = {}
+    second = (ROWS, None) if name == "softmax_cross_entropy" else (ROWS[:1], jnp.int32)
+    for option, dtype in itertools.product(options, DTYPES):
+        x = jax.ShapeDtypeStruct(ROWS, dtype)
+        target = jax.ShapeDtypeStruct(second[0], second[1] or dtype)
+        value, keyword = OPTIONS[option], option.split()[0]
+        masks = [jax.ShapeDtypeStruct(value, bool)] if isinstance(value, tuple) else []
+
+        def mean(x, target, *mask, keyword=keyword, value=value):
+            given = {keyword: mask[0] if mask else value}
+            return getattr(jaxloss, name)(x, target, reduction="mean", **given)
+
+        for what, f in (("value", mean), ("gradient", jax.value_and_grad(mean))):
+            memory = jax.jit(f).lower(x, target, *masks).compile().memory_analysis()
+            found[f"{option} {dtype}, {what}"] = memory.temp_size_in_bytes / (x.size * x.dtype.itemsize)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("softmax_cross_entropy", ("temperature", "where of classes")),
+        pytest.param("softmax_cross_entropy", tuple(OPTIONS), marks=pytest.mark.long),
+        pytest.param("softmax_cross_entropy_with_integer_labels", tuple(OPTIONS), marks=pytest.mark.long),
+    ],
+)
+def test_temporaries_of_options(name, options):
+    """Scores that are not the logits as they came are computed in every pass, and never written."""
+    args = f"{name!r}, {options!r}"
+    code = f"import json, test_conformance_limits as t; print(json.dumps(t.measured_temporaries_of_options({args})))"
+    found = json.loads(one_device.output_of(code, without=CHANGES_FUSIONS))
+    assert len(found) == 4 * len(options)
+    assert not {what: size for what, size in found.items() if size > 0.2}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._contrastive.arguments import Batch, SumExp, log1p_exp, positive_number
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.directions import dots, unit
 from jaxloss._core.precision import upcast
@@ -75,7 +75,7 @@ def ntxent(
         return jnp.sum(jnp.where(positive, losses, 0), 1) / _at_least_one(positive).astype(z.dtype)
 
     losses = batch.losses(rule, *_here_and_everyone(batch), positive_number(fn, "temperature", temperature))
-    count = jnp.sum(pairs()[0], 1, dtype=jnp.int32)
+    count = stable.row_count(pairs()[0], 1)
     return batch.reduce(losses, count, "mean", count > 0)
 
 
@@ -227,7 +227,7 @@ def _here_and_everyone(batch: Batch) -> tuple[Array, Array | None]:
 
 
 def _at_least_one(positive: Array) -> Array:
-    return jnp.maximum(jnp.sum(positive, 1, dtype=jnp.int32), 1)
+    return jnp.maximum(stable.row_count(positive, 1), 1)
 
 
 def _dtype(x: Array) -> jnp.dtype:

@@ -54,7 +54,7 @@ class Rows:
             self.keep = checks.broadcast(self.fn, "where", where, self.batch, f"rows of the {self.arg}")
             return
         self.mask = self.one_axis(checks.broadcast(self.fn, "where", where, self.shape, self.arg))
-        self.keep = self.over_devices(jnp.sum(self.mask, self.axis, dtype=jnp.int32)) > 0
+        self.keep = self.over_devices(stable.row_count(self.mask, self.axis)) > 0
 
     def over_devices(self, count: Array) -> Array:
         return count if self.over is None else jax.lax.psum(count, self.over)
@@ -166,7 +166,7 @@ class Rows:
     def kept_classes(self, dtype: Any) -> Array:
         if self.mask is None:
             return jnp.asarray(self.total_classes, dtype)
-        kept = self.over_devices(jnp.sum(self.mask, self.axis, dtype=jnp.int32))
+        kept = self.over_devices(stable.row_count(self.mask, self.axis))
         return jnp.maximum(kept, 1).astype(dtype)
 
     def total(self, losses: Array, weights: Any, reduction: str) -> Array:

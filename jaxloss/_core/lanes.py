@@ -52,6 +52,10 @@ def _box(n: int, trailing: int, itemsize: int) -> _Box:
     return _Box(1, slices, width, slices * width - n)
 
 
+def _box_of(x: Array, axis: int) -> _Box:
+    return _box(x.shape[axis], math.prod(x.shape[axis % x.ndim + 1 :]), x.dtype.itemsize)
+
+
 def has_classes(leaf: Any, like: Array, axis: int) -> bool:
     return jnp.ndim(leaf) == like.ndim and leaf.shape[axis] == like.shape[axis]
 
@@ -70,14 +74,18 @@ def _views(x: Array) -> list[tuple[Array, Callable[[Array], Array]]]:
 
 
 def _slicer(leaf: Any, like: Array, axis: int, box: _Box, starts: list[int]) -> Callable[[int], Any]:
-    """From the number of a slice to the slice, of shape [..., blocks, width, ...]; leaves without classes are whole."""
+    """From the number of a slice to the slice, of shape [..., blocks, width, ...] or, of a single block, [..., width,
+    ...]; leaves without classes are whole."""
     if not has_classes(leaf, like, axis):
         return lambda i: leaf
     views = _views(leaf)
 
     def cut(i: int) -> Array:
         view, back = views[i * len(views) // box.slices]
-        # Nothing may stand between the slice and what follows: a reshape there counts against the 15.
+        # Nothing may stand between the slice and what follows, and before it only what must: a reshape there counts
+        # against the 15.
+        if box.blocks == 1:
+            return back(lax.slice_in_dim(view, starts[i], starts[i] + box.width, axis=axis))
         blocks = view.reshape(*leaf.shape[:axis], box.blocks, -1, *leaf.shape[axis + 1 :])
         return back(lax.slice_in_dim(blocks, starts[i], starts[i] + box.width, axis=axis + 1))
 
@@ -97,29 +105,52 @@ class Slices(NamedTuple):
 
 
 def slices(x: Any, axis: int, terms: Terms) -> Slices:
+    """The terms of every slice, of shape [..., blocks, width, ...]."""
+    box, found = _terms_of_slices(x, axis, terms)
+    if box.blocks == 1:
+        found = [tuple(jnp.expand_dims(v, axis) for v in values) for values in found]
+    like = jax.tree.leaves(x)[0]
+    return Slices(found, _starts(box, like.shape[axis]), like.shape[axis] // box.blocks, _fresh(box, found, axis + 1))
+
+
+def _terms_of_slices(x: Any, axis: int, terms: Terms) -> tuple[_Box, list[tuple[Array, ...]]]:
+    """As `slices`, but without an axis for a single block."""
     leaves, tree = jax.tree.flatten(x)
     like = leaves[0]
-    box = _box(like.shape[axis], math.prod(like.shape[axis + 1 :]), like.dtype.itemsize)
-    length = like.shape[axis] // box.blocks
-    starts = [min(i * box.width, length - box.width) for i in range(box.slices)]
-    cuts = [_slicer(leaf, like, axis, box, starts) for leaf in leaves]
+    box = _box_of(like, axis)
+    cuts = [_slicer(leaf, like, axis, box, _starts(box, like.shape[axis])) for leaf in leaves]
     in_axes = [axis if has_classes(leaf, like, axis) else None for leaf in leaves]
 
-    def one(*slices: Any) -> tuple[Array, ...]:
+    def of_block(*slices: Any) -> tuple[Array, ...]:
         return terms(jax.tree.unflatten(tree, slices))
 
-    over_blocks = jax.vmap(one, in_axes, axis)  # `terms` sees the rank that it knows
-    found = [over_blocks(*(cut(i) for cut in cuts)) for i in range(box.slices)]
-    fresh = class_index(found[-1][0], axis + 1, jnp.int32) >= box.missing if box.missing else None
-    return Slices(found, starts, length, fresh)
+    of_slice = of_block if box.blocks == 1 else jax.vmap(of_block, in_axes, axis)  # `terms` sees the rank that it knows
+    return box, [of_slice(*(cut(i) for cut in cuts)) for i in range(box.slices)]
+
+
+def _starts(box: _Box, n: int) -> list[int]:
+    return [min(i * box.width, n // box.blocks - box.width) for i in range(box.slices)]
+
+
+def _fresh(box: _Box, found: list[tuple[Array, ...]], axis: int) -> Array | None:
+    return class_index(found[-1][0], axis, jnp.int32) >= box.missing if box.missing else None
+
+
+def sums_suit_lanes(x: Any, axis: int) -> bool:
+    """In half precision XLA would write out what several arrays of more than one block give."""
+    half = any(map(is_half, jax.tree.leaves(x)))
+    return use_lanes(x) and not (half and _box_of(jax.tree.leaves(x)[0], axis).blocks > 1)
 
 
 def sums_in_lanes(x: Any, axis: int, terms: Terms) -> tuple[Array, ...]:
     axis %= jax.tree.leaves(x)[0].ndim
-    found = slices(x, axis, terms)
-    if found.fresh is not None:
-        found.terms[-1] = tuple(jnp.where(found.fresh, v, 0) for v in found.terms[-1])
-    lanes = (functools.reduce(jnp.add, of_term) for of_term in zip(*found.terms, strict=True))
+    box, found = _terms_of_slices(x, axis, terms)
+    fresh = _fresh(box, found, axis if box.blocks == 1 else axis + 1)
+    if fresh is not None:
+        found[-1] = tuple(jnp.where(fresh, v, 0) for v in found[-1])
+    lanes = [functools.reduce(jnp.add, of_term) for of_term in zip(*found, strict=True)]
+    if box.blocks == 1:  # only now: a reshape between the slices and their sum would count against the 15
+        lanes = [jnp.expand_dims(v, axis) for v in lanes]
     return tuple(add_lanes(finished(v, axis), axis) for v in lanes)
 
 

@@ -118,8 +118,7 @@ def reduce_elements(
         return _ratio(total, blocks.total(factors, (operands[0], where, weights)))
     if where is None:
         return _ratio(total, jnp.asarray(math.prod(shape), total.dtype))
-    kept = blocks.total(lambda keep: keep.astype(jnp.int32), (where,))
-    return _ratio(total, (kept * (math.prod(shape) // max(where.size, 1))).astype(total.dtype))
+    return _ratio(total, _kept(where, shape).astype(total.dtype))
 
 
 def _aligned(fn: str, arg: str, value: Any, shape: tuple[int, ...]) -> Array | None:
@@ -158,9 +157,12 @@ _fill.defvjp(_fill_fwd, _fill_bwd)
 def _count(values: Array, where: Array | None, weights: Array | None) -> Array:
     if weights is not None:
         return jnp.sum(weights)
-    if where is not None:  # counted as integers: exact beyond 2**24
-        return jnp.sum(jnp.broadcast_to(where, values.shape), dtype=jnp.int32).astype(values.dtype)
-    return jnp.asarray(math.prod(values.shape), values.dtype)
+    return jnp.asarray(math.prod(values.shape) if where is None else _kept(where, values.shape), values.dtype)
+
+
+def _kept(where: Array, shape: tuple[int, ...]) -> Array:
+    """How many of that shape, to which `where` is broadcast; as integers, which are exact beyond 2**24."""
+    return blocks.total(lambda keep: keep.astype(jnp.int32), (where,)) * (math.prod(shape) // max(where.size, 1))
 
 
 def _ratio(total: Array, count: Array) -> Array:

@@ -8,6 +8,7 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
   1 / (1 + rest): no digit of a confident row is lost. Differentiable by JAX any number of times.
 - `part_stats` is the same for some of the classes; `settled` says where those of all classes are no distribution.
 - `row_sum(x, axis, term=upcast)`: sum_k term(x)_k without the class axis; `row_sums` takes several terms in one pass.
+- `row_count(keep, axis)`: how many entries of a mask are true.
 - `row_max(x, axis, scores=upcast)`: the maximum alone, NaN where a score is.
 - `gap(z, stats, axis)`: max - z_k >= 0. `label_gap(z, stats, label, axis)`: the same at the label, without the axis.
 - `first_max(z, top, axis)`: the first class whose score is the maximum.
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxloss._core.blocks import read_again
 from jaxloss._core.devices import one_cpu
 from jaxloss._core.exponentials import exp_minus, row_exp, scaled_exp
 from jaxloss._core.lanes import (
@@ -45,9 +47,11 @@ from jaxloss._core.lanes import (
     class_index,
     computed_once,
     few,
+    finished,
     is_half,
     slices,
     sums_in_lanes,
+    sums_suit_lanes,
     use_lanes,
 )
 from jaxloss._core.precision import upcast
@@ -154,11 +158,16 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
     cut = slices(x, axis, lambda x: (scores(x),))
     pieces = [z for (z,) in cut.terms]
     single = pieces[0].shape[axis] * pieces[0].shape[axis + 1] == 1
-    if scores is upcast and not single:
+    half = any(map(is_half, jax.tree.leaves(x)))
+    if single or (scores is not upcast and not half):
+        top = finished(functools.reduce(jnp.maximum, pieces), axis)
+        top = jnp.squeeze(top if single else jnp.max(top, both, keepdims=True), axis)
+    elif scores is upcast:
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
     else:
-        top = functools.reduce(jnp.maximum, pieces)
-        top = jnp.squeeze(computed_once(top) if single else jnp.max(top, both, keepdims=True), axis)
+        top = jnp.expand_dims(row_max(x, axis, scores), axis)
+    if not (single and half):  # what both passes have in common XLA would write out
+        pieces = [z for (z,) in slices(read_again(x), axis, lambda x: (scores(x),)).terms]
     exp, scale = row_exp(jnp.expand_dims(reference(top), axis))
     others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
     for i, z in enumerate(pieces):
@@ -215,24 +224,25 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
     return jnp.where(at_label == jnp.inf, 0, stats.max - at_label)
 
 
-def row_sum(x: Any, axis: int, term: Scores = upcast, *, given: bool = False) -> Array:
+def row_sum(x: Any, axis: int, term: Scores = upcast, *, in_lanes: bool = False) -> Array:
     """sum_k term(x)_k; the term may depend on x only element by element."""
-    return row_sums(x, axis, lambda x: (term(x),), given=given)[0]
+    return row_sums(x, axis, lambda x: (term(x),), in_lanes=in_lanes)[0]
 
 
-def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, given: bool = False) -> tuple[Array, ...]:
+def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, in_lanes: bool = False) -> tuple[Array, ...]:
     """The sums of several terms over the classes, in one pass; of more than one axis, the last is added up first.
 
-    `given` says that the leaves of x are there in memory, so that slices of them cost nothing.
+    `in_lanes` is for terms with an exponential, which XLA:CPU does not vectorise in a reduction of several arrays, of
+    leaves that are there in memory, so that slices of them cost nothing.
     """
     *others, last = axis if isinstance(axis, tuple) else (axis,)
-    found = as_one(lambda x: _row_sums(x, last, terms, given), x)
+    found = as_one(lambda x: _row_sums(x, last, terms, in_lanes), x)
     return tuple(jnp.sum(s, others) for s in found) if others else found
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _row_sums(x: Any, axis: int, terms: Terms, given: bool) -> tuple[Array, ...]:
-    if given and use_lanes(x) and not any(is_half(leaf) for leaf in jax.tree.leaves(x)):
+def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, ...]:
+    if in_lanes and sums_suit_lanes(x, axis):
         return sums_in_lanes(x, axis, terms)
     values = terms(x)
     if not one_cpu():
@@ -245,6 +255,15 @@ def _row_sums(x: Any, axis: int, terms: Terms, given: bool) -> tuple[Array, ...]
     return lax.optimization_barrier(found)[: len(terms(x))]
 
 
+def row_count(keep: Array, axis: int) -> Array:
+    """How many are true, without the axis."""
+    ones = keep.astype(jnp.int32)
+    if not one_cpu():
+        return jnp.sum(ones, axis)
+    # XLA:CPU would write out the integers.
+    return lax.optimization_barrier(_in_one_loop((ones, ones), axis % keep.ndim, (_SUM, _SUM)))[0]
+
+
 class _Fold(NamedTuple):
     start: float
     two: Callable[[Array, Array], Array]
@@ -255,9 +274,9 @@ _SUM, _MAX = _Fold(0, jnp.add, jnp.sum), _Fold(-jnp.inf, jnp.maximum, jnp.max)
 
 
 def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...]) -> tuple[Array, ...]:
-    n, batch = values[0].shape[axis], values[0].shape[:axis]
-    others = (*batch, *values[0].shape[axis + 1 :])
-    width = _width(n, math.prod(others) * len(values)) if math.prod(values[0].shape[axis + 1 :]) == 1 else 1
+    shape = values[0].shape
+    n, others = shape[axis], math.prod(shape[:axis] + shape[axis + 1 :])
+    width = _width(n, math.prod(shape[axis + 1 :]), others * len(values))
 
     def fold(values: tuple[Array, ...]) -> tuple[Array, ...]:
         starts = tuple(jnp.asarray(f.start, v.dtype) for f, v in zip(folds, values, strict=True))
@@ -266,30 +285,35 @@ def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...])
     def two(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(f.two(p, q) for f, p, q in zip(folds, a, b, strict=True))
 
+    def in_steps(v: Array) -> Array:
+        return v.reshape(*shape[:axis], -1, width, *shape[axis + 1 :])
+
     if width == 1:
         return fold(values)
     whole = n - n % width
-    lanes = fold(tuple(lax.slice_in_dim(v, 0, whole, axis=axis).reshape(*batch, -1, width) for v in values))
-    found = tuple(f.all(v.reshape(*batch, width), axis).reshape(others) for f, v in zip(folds, lanes, strict=True))
+    lanes = fold(tuple(in_steps(lax.slice_in_dim(v, 0, whole, axis=axis)) for v in values))
+    found = tuple(f.all(v, axis) for f, v in zip(folds, lanes, strict=True))
     return found if whole == n else two(found, fold(tuple(lax.slice_in_dim(v, whole, n, axis=axis) for v in values)))
 
 
-def _width(n: int, sums: int) -> int:
-    """In how many lanes a row of n is added up. The loop is vectorised where its steps are unrolled, of which there may
-    not be many. Of long rows in large arrays as many lanes would be too much memory, and fewer are no faster than one.
+def _width(n: int, behind: int, sums: int) -> int:
+    """In how many lanes a row of n is added up, each of `behind` entries. The loop is vectorised where its steps are
+    unrolled, of which there may not be many. Of long rows in large arrays as many lanes would be too much memory, and
+    fewer are no faster than one.
     """
-    if n < 4 * _LANES:
+    least = -(-_LANES // behind)
+    if n < max(4 * least, _UNROLLED + 1):
         return 1
-    even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= _LANES)
-    lanes = next(even, max(n // _UNROLLED, _LANES))
-    return lanes if lanes <= 2 * _LANES or lanes * sums <= _FEW_LANES else 1
+    even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= least)
+    lanes = next(even, max(n // _UNROLLED, least))
+    return lanes if lanes <= 2 * least or lanes * sums <= _FEW_LANES else 1
 
 
 @_row_sums.defjvp
-def _row_sums_jvp(axis: int, terms: Terms, given: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _row_sums_jvp(axis: int, terms: Terms, in_lanes: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
     # Why a rule: JAX has none for a reduction of several arrays.
     moved = jax.jvp(terms, primals, tangents)[1]
-    return row_sums(primals[0], axis, terms, given=given), tuple(jnp.sum(m, axis) for m in moved)
+    return row_sums(primals[0], axis, terms, in_lanes=in_lanes), tuple(jnp.sum(m, axis) for m in moved)
 
 
 def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:

@@ -28,6 +28,7 @@ from jax import Array, lax
 
 from jaxloss._core import entries, stable
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.blocks import read_again
 from jaxloss._core.devices import vary_like
 from jaxloss._core.label_rows import label_stats
 from jaxloss._core.parts import Part, Weighed, over_devices
@@ -130,6 +131,7 @@ def _backward(wanted: Wanted, residuals: Any, g: Statistics) -> Any:
     # label's place. Here the logits are kept in their own dtype with a few numbers for each row, and one fused pass
     # compares with an iota.
     s, target, class_weights, row = residuals
+    s = read_again(s)  # scores that both passes compute would be written out
     t = targets(target, s.logits.shape[wanted.axis], wanted.over)
     if class_weights is None and wanted.over is None and entries.suit(s.logits, wanted.axis):
         return *_slopes_of_entries(wanted, s, t, row, g), None
@@ -177,7 +179,7 @@ def part(wanted: Wanted, s: Scores, target: Target, class_weights: Array | None,
     if wanted.spread:
         spread = _weighed(at_hand, axis, _spread_weight)
     if wanted.entropy:
-        heat = stable.row_sum(at_hand, axis, functools.partial(_heat, axis), given=True)
+        heat = stable.row_sum(read_again(at_hand), axis, functools.partial(_heat, axis), in_lanes=True)
     argmax = first + stable.first_max(z, stats.max, axis) if wanted.argmax else None
     return Part(stats, at_label, cost, spread, heat, argmax)
 
@@ -205,7 +207,7 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
     def terms(x: _AtHand) -> tuple[Array, Array]:
         return weight(x), times(weight(x), _gap(axis, x))
 
-    return Weighed(*stable.row_sums(at_hand, axis, terms, given=True))
+    return Weighed(*stable.row_sums(read_again(at_hand), axis, terms))
 
 
 def _target_weight(x: _AtHand) -> Array:

@@ -190,7 +190,7 @@ def _lowest(t: float, z: Array, is_top: Array) -> tuple[Array, Array]:
         least = lax.fori_loop(0, _STEPS_FROM_NEAR, lambda _, e: _step_of_power(t, rest, e), jnp.maximum(room, 0))
         least = least ** (1 / n)
     else:  # convex in the probability: from the right no step goes too far
-        count = jnp.sum(kept, -1, keepdims=True, dtype=jnp.int32).astype(z.dtype)
+        count = stable.row_count(kept, -1)[..., None].astype(z.dtype)
         high = (room + 8 * jnp.finfo(z.dtype).eps * n * end) ** (1 / n)
         least = lax.fori_loop(0, 2 * _STEPS, lambda _, v: _step_of_least(t, rest, v), jnp.minimum(high, 1 / count))
     return lowest[..., 0], least[..., 0]

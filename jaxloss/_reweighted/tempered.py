@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows, one_hot
@@ -106,7 +106,7 @@ def _distributions(how: _How, p: Array, y: Array, mask: Array | None) -> Array:
         y = fill(mask | (y > 0), y)
     if how.smoothing == 0:
         return y
-    kept = p.shape[-1] if mask is None else jnp.sum(mask, -1, keepdims=True, dtype=jnp.int32)
+    kept = p.shape[-1] if mask is None else stable.row_count(mask, -1)[..., None]
     return (1 - how.smoothing) * y + fill(mask, jnp.broadcast_to(how.smoothing / jnp.asarray(kept, p.dtype), y.shape))
 
 

@@ -25,7 +25,7 @@ from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, N
 from jaxloss._segmentation.classes import over_classes
 from jaxloss._segmentation.images import images, summed_axes
 from jaxloss._segmentation.overlap import as_weights
-from jaxloss._segmentation.probabilities import Activation, Evaluated, evaluate, pull
+from jaxloss._segmentation.probabilities import Activation, Evaluated, class_means, evaluate, pull, softmax_stats
 
 
 @loss()
@@ -94,7 +94,7 @@ def lovasz_softmax_loss(
 
 
 def _errors(activation: Activation, x: Array, t: Array, keep: Array | None) -> tuple[Array, Array, Evaluated]:
-    found = evaluate(activation, x, keep)
+    found = evaluate(activation, x, keep, softmax_stats(activation, x, keep))
     weights = fill(keep, as_weights(t, found.p))
     truth = weights > 0.5
     return jnp.where(truth, found.q, found.p) + 0 * weights, truth, found  # NaN for an index that is no class
@@ -116,7 +116,9 @@ def _of_classes_bwd(
     x, _, keep = operands
     errors, truth, found = _errors(activation, *operands)
     slopes = jnp.expand_dims(g, axes) * _slopes(errors, truth, keep, axes)
-    to_x = pull(activation, found, jnp.where(truth, -slopes, slopes))
+    to_p = jnp.where(truth, -slopes, slopes)
+    means = None if found.stats is None else class_means(x, keep, found.stats, to_p, lambda g: g)
+    to_x = pull(activation, found, to_p, means)
     return cotangent(fill(keep, to_x), x), None, None
 
 

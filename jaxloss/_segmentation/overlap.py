@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import one_hot
+from jaxloss._core.lanes import class_index
 from jaxloss._core.precision import cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 from jaxloss._segmentation.images import Images
-from jaxloss._segmentation.probabilities import Activation, class_means, evaluate, pull
+from jaxloss._segmentation.probabilities import Activation, Evaluated, class_means, evaluate, pull, softmax_stats
 from jaxloss._segmentation.shares import share
 
 
@@ -45,26 +46,32 @@ def count(images: Images) -> Counts:
 def _count(
     activation: Activation, over: tuple[int, ...], x: Array, t: Array, keep: Array | None, weights: Array | None
 ) -> Counts:
+    stats = softmax_stats(activation, x, keep)
     if not over:
-        return Counts(*_terms(_pixels(evaluate(activation, x, keep)[:2], t, keep, weights)))
-    operands = blocks.folded((x, t, keep, weights), over[-1])
-    if operands[0].ndim > x.ndim:
+        return Counts(*_terms(_evaluated(activation, x, t, keep, weights, stats)[1]))
+    with_axis = None if stats is None else stable.RowStats(*(s[..., None] for s in stats))
+    folded = blocks.folded((x, t, keep, weights, with_axis), over[-1])
+    if folded[0].ndim > x.ndim:
         over = (*over, over[-1] + 1)
     # One axis after the other: a float32 sum of a million numbers at once would lose three digits.
     *others, last = over
-    of_lines = blocks.per_row(functools.partial(_along, activation, last), operands, (last, operands[0].ndim - 1))
+    of_lines = blocks.per_row(functools.partial(_along, activation, last), folded, (last, folded[0].ndim - 1))
     return Counts(*(jnp.sum(s, others) for s in of_lines))
 
 
-def _along(activation: Activation, axis: int, x: Array, t: Array, keep: Any, weights: Any) -> list[Array]:
-    found = evaluate(activation, x, keep, several=True)
-    return [blocks.add_up(term, axis) for term in _terms(_pixels(found[:2], t, keep, weights))]
+def _along(activation: Activation, axis: int, x: Array, t: Array, keep: Any, weights: Any, stats: Any) -> Any:
+    stats = None if stats is None else stable.RowStats(*(s[..., 0] for s in stats))
+    pixels = _evaluated(activation, x, t, keep, weights, stats, several=True)[1]
+    return stable.row_sums(pixels, axis, _terms)
 
 
-def _pixels(found: tuple[Array, Array], t: Array, keep: Array | None, weights: Array | None) -> _Pixels:
-    p, q = found
+def _evaluated(
+    activation: Activation, x: Array, t: Array, keep: Any, weights: Any, stats: Any, *, several: bool = False
+) -> tuple[Evaluated, _Pixels]:
+    found = evaluate(activation, x, keep, stats, several=several)
+    p, q = found[:2]
     t = fill(keep, as_weights(t, p))
-    return _Pixels(p, q, t, None if weights is None else fill(_rows(keep), weights.astype(p.dtype)))
+    return found, _Pixels(p, q, t, None if weights is None else fill(_rows(keep), weights.astype(p.dtype)))
 
 
 def as_weights(t: Array, p: Array) -> Array:
@@ -94,13 +101,10 @@ def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: 
     # Why a rule: autodiff keeps the probabilities and two more arrays of their size in float32.
     x, t, keep, weights = operands
     hits, alarms, misses = parts = Counts(*(jnp.expand_dims(part, over) for part in g))
-    stats = means = None
-    if activation == "softmax":
-        stats = blocks.per_row(lambda x, keep: evaluate(activation, x, keep).stats, (x, keep), -1)
-        of_rows = stable.RowStats(*(s[..., None] for s in stats))
-        means = blocks.per_row(functools.partial(_means, activation), (*operands, of_rows, parts), -1)
-    found = evaluate(activation, x, keep, stats)
-    pixels = _pixels(found[:2], t, keep, weights)
+    stats = softmax_stats(activation, x, keep)
+    means = None if stats is None else _means(*operands, stats, parts)
+    x, t, keep, weights = blocks.read_again(operands)
+    found, pixels = _evaluated(activation, x, t, keep, weights, stats)
     p, q, t_, w = pixels
     to_t = fill(keep, (hits - alarms) * p + misses * q)
     to_weights = None
@@ -108,20 +112,38 @@ def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: 
         to_weights = jnp.sum(p * (hits * t_ + alarms * (1 - t_)) + q * misses * t_, -1, keepdims=True)
         to_weights = cotangent(fill(_rows(keep), to_weights), weights)
         to_t = w * to_t
-    to_x = fill(keep, pull(activation, found, _to_p(pixels, parts), means))
+    to_x = fill(keep, pull(activation, found, _to_p(t_, w, parts), means))
     return cotangent(to_x, x), cotangent(to_t, t), None, to_weights
 
 
-def _to_p(pixels: _Pixels, g: Counts) -> Array:
+class _Targets(NamedTuple):
+    """What is known of each pixel and class but the probabilities."""
+
+    t: Array
+    classes: Array | None  # numbers to compare with class indices
+    keep: Array | None
+    weights: Array | None
+    g: Counts
+
+
+def _means(x: Array, t: Array, keep: Any, weights: Any, stats: stable.RowStats, g: Counts) -> tuple[Array, Array]:
+    classes = None
+    if t.shape[-1] < x.shape[-1]:
+        t = checks.wide(t)
+        classes = class_index(x, -1, t.dtype)
+    weights = None if weights is None else fill(_rows(keep), weights.astype(stats.max.dtype))
+
+    def to_p(at: _Targets) -> Array:
+        t = at.t if at.classes is None else at.t == at.classes  # an index that is no class made all of g NaN
+        return _to_p(fill(at.keep, t.astype(at.g.hits.dtype)), at.weights, at.g)
+
+    return class_means(x, keep, stats, _Targets(t, classes, keep, weights, g), to_p)
+
+
+def _to_p(t: Array, weights: Array | None, g: Counts) -> Array:
     """The gradient by the probabilities."""
-    to_p = g.hits * pixels.t + g.false_alarms * (1 - pixels.t) - g.misses * pixels.t
-    return to_p if pixels.weights is None else pixels.weights * to_p
-
-
-def _means(activation: Activation, x: Array, t: Array, keep: Any, weights: Any, stats: Any, g: Counts) -> Any:
-    stats = stable.RowStats(*(s[..., 0] for s in stats))
-    found = evaluate(activation, x, keep, stats, several=True)
-    return class_means(found, _to_p(_pixels(found[:2], t, keep, weights), g))
+    to_p = g.hits * t + g.false_alarms * (1 - t) - g.misses * t
+    return to_p if weights is None else weights * to_p
 
 
 _count.defvjp(_count_fwd, _count_bwd)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
-from jaxloss._core import stable
+from jaxloss._core import blocks, stable
 from jaxloss._core.lanes import computed_once
 from jaxloss._core.precision import upcast
 from jaxloss._core.reduction import fill
@@ -24,23 +26,44 @@ class Evaluated(NamedTuple):
     stats: stable.RowStats | None = None
 
 
-def evaluate(
-    activation: Activation, x: Array, keep: Array | None, stats: stable.RowStats | None = None, *, several: bool = False
-) -> Evaluated:
-    """`keep` says which entries take part; a dropped class has probability 0, in a row with no class left all have.
+def softmax_stats(activation: Activation, x: Array, keep: Array | None) -> stable.RowStats | None:
+    """Of pixels, if there is a softmax; a dropped class has probability 0, in a row with no class left all have."""
+    if activation != "softmax":
+        return None
+    return stable.row_stats(x, -1) if keep is None else stable.row_stats(_kept(x, keep), -1, _scores)
 
-    `stats` of a softmax are made here unless they are known; `several` says that what is found goes into several sums,
-    for each of which XLA:CPU would compute it anew.
+
+class _Kept(NamedTuple):
+    x: Array
+    keep: Array | None
+    none_left: Array | None  # pixels without any class that is kept
+
+
+def _kept(x: Array, keep: Array | None) -> _Kept:
+    if keep is None or keep.shape[-1] < x.shape[-1]:
+        return _Kept(x, keep, None)
+    return _Kept(x, keep, ~jnp.any(keep, -1, keepdims=True))
+
+
+def _scores(kept: _Kept) -> Array:
+    z = fill(kept.keep, upcast(kept.x))
+    if kept.keep is None or kept.none_left is None:
+        return z
+    return jnp.where(kept.keep | kept.none_left, z, -jnp.inf)
+
+
+def evaluate(
+    activation: Activation, x: Array, keep: Array | None, stats: stable.RowStats | None, *, several: bool = False
+) -> Evaluated:
+    """`keep` says which entries take part, `stats` are `softmax_stats`.
+
+    `several` says that what is found goes into several sums, for each of which XLA:CPU would compute it anew.
     """
-    z = fill(keep, upcast(x))
-    if activation == "sigmoid":
-        p, q = stable.sigmoids(z)
+    if stats is None:
+        z = fill(keep, upcast(x))
+        p, q = stable.sigmoids(z) if activation == "sigmoid" else (z, 1 - z)
         return Evaluated(fill(keep, p), fill(keep, q))
-    if activation is None:
-        return Evaluated(z, fill(keep, 1 - z))
-    if keep is not None and keep.shape[-1] == x.shape[-1]:
-        z = jnp.where(keep | ~jnp.any(keep, -1, keepdims=True), z, -jnp.inf)
-    stats = stats or stable.row_stats(z, -1)
+    z = _scores(_kept(x, keep))
     p = stable.softmax(z, stats, -1)
     p = computed_once(p) if several else p
     # Any other class has at most half of the probability, so that 1 - p keeps all digits.
@@ -50,21 +73,42 @@ def evaluate(
 
 
 def pull(activation: Activation, found: Evaluated, g: Array, means: tuple[Array, Array] | None = None) -> Array:
-    """The gradient by the predictions, from that by p with q = 1 - p; `means` are `class_means(found, g)`."""
+    """The gradient by the predictions, from that by p with q = 1 - p; `means` are `class_means` of a softmax."""
     if activation is None:
         return g
-    if found.is_top is None:
+    if found.stats is None:
         return g * found.p * found.q
-    of_top, mean = (m[..., None] for m in means or class_means(found, g))
+    assert means is not None
+    of_top, mean = (m[..., None] for m in means)
     return found.p * ((g - of_top) - mean)
 
 
-def class_means(found: Evaluated, g: Array) -> tuple[Array, Array]:
+class _Mean(NamedTuple):
+    kept: _Kept
+    given: Any
+    stats: stable.RowStats  # with a class axis of length 1, as what follows
+    of_top: Array | None = None
+
+
+def class_means(
+    x: Array, keep: Array | None, stats: stable.RowStats, given: Any, g: Callable[[Any], Array]
+) -> tuple[Array, Array]:
     """Of a softmax: g at the class on top, and the mean by p of what g is more than that.
 
     Relative to that class, whose own share of the sum would leave nothing of a confident pixel's digits. (Of several
-    equal ones it is relative to their sum, which is as good.)
+    equal ones it is relative to their sum, which is as good.) `g(given)` is the gradient by the probabilities, which
+    depends element by element on arrays with the dimensions of x.
     """
-    of_top = stable.row_sum((g, found.is_top), -1, lambda x: jnp.where(x[1], x[0], 0))
-    mean = stable.row_sum((found.p, g, of_top[..., None]), -1, lambda x: x[0] * (x[1] - x[2]))
-    return of_top, mean
+    rows = stable.RowStats(*(s[..., None] for s in stats))
+
+    def at_top(at: _Mean) -> Array:
+        return jnp.where(_scores(at.kept) == at.stats.max, g(at.given), 0)
+
+    def more(at: _Mean) -> Array:
+        return stable.exp_minus(_scores(at.kept), at.stats.max) * (g(at.given) - at.of_top)
+
+    kept, given = jax.tree.map(blocks.read_again, (_kept(x, keep), given))
+    of_top = stable.row_sum(_Mean(kept, given, rows), -1, at_top, in_lanes=True)
+    kept, given = jax.tree.map(blocks.read_again, (kept, given))
+    sums = stable.row_sum(_Mean(kept, given, rows, of_top[..., None]), -1, more, in_lanes=True)
+    return of_top, sums / (1 + stats.rest)
