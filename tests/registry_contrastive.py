@@ -395,7 +395,7 @@ CASES = [
             "everything": {"margin": 0.25, "gamma": 10.0},
         },
         edges=_CIRCLE_EDGES,
-        temporaries=(3.25, 6.5),
+        temporaries=(3.5, 7.0),
     ),
     Case(
         jaxloss.barlow_twins_loss,

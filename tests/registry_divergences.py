@@ -196,7 +196,6 @@ CASES = [
     _measure(
         jaxloss.total_variation,
         normal,
-        temporaries=(3.0, 8.0),
         options=_AXES,
         edges=(
             *_LOGIT_EDGES,
@@ -212,7 +211,6 @@ CASES = [
     _measure(
         jaxloss.hellinger_distance,
         normal,
-        temporaries=(2.0, 6.0),
         options=_AXES,
         edges=(
             *_LOGIT_EDGES,
@@ -228,7 +226,7 @@ CASES = [
     _measure(
         jaxloss.wasserstein_1d,
         normal,
-        temporaries=(3.0, 8.0),
+        temporaries=(1.0, 4.25),
         options=_AXES,
         edges=(
             *_LOGIT_EDGES,
@@ -243,7 +241,6 @@ CASES = [
     _measure(
         jaxloss.renyi_divergence,
         normal,
-        temporaries=(2.0, 6.0),
         options={**_AXES, "nearly 1": {"alpha": 0.999}, "everything": {"alpha": 2.5}, "small": {"alpha": 0.01}},
         edges=(
             *_LOGIT_EDGES,

@@ -145,7 +145,7 @@ CASES = [
         jaxloss.multilabel_margin_loss,
         formulas.multilabel_margin_loss,
         binary,
-        temporaries=(49.0, 102.0),
+        temporaries=(3.0, 10.0),
         **several({"everything": {"margin": 0.6, "where": rows_kept}}),
         edges=(
             Edge("no label", ([[1.0, 2.0]], [[0.0, 0.0]]), [0.0], ([[0.0, 0.0]], "finite")),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.pair import RULED_OUT, Mean, Pair, along, centred, others, pair, rows, rule_out
+from jaxloss._core.pair import RULED_OUT, Mean, Pair, Rows, along, centred, others, pair, rows, rule_out
 from jaxloss._core.precision import compute_dtype, cotangent
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
@@ -223,13 +223,20 @@ def _measure(
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
 def _number(form: Form, axis: int, x: Array, y: Array, keep: Array | None) -> Array:
-    return blocks.per_row(lambda *args: form.number(_pair(axis, *args), axis), (x, y, keep), axis)
+    def in_block(x: Array, y: Array, keep: Array | None) -> Array:
+        return form.number(_pair(axis, x, y, keep, _rows(axis, x, y, keep)), axis)
+
+    return blocks.per_row(in_block, (x, y, keep), axis)
 
 
-def _pair(axis: int, x: Array, y: Array, keep: Array | None) -> Pair:
+def _rows(axis: int, x: Array, y: Array, keep: Array | None) -> Rows:
     x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
-    one = jnp.ones((), compute_dtype(x, y))
-    return pair(x, y, one, along(rows(x, y, one, axis), axis))
+    return rows(x, y, jnp.ones((), compute_dtype(x, y)), axis)
+
+
+def _pair(axis: int, x: Array, y: Array, keep: Array | None, r: Rows) -> Pair:
+    x, y = rule_out(keep, x, axis), rule_out(keep, y, axis)
+    return pair(x, y, jnp.ones((), compute_dtype(x, y)), along(r, axis))
 
 
 def _number_fwd(form: Form, axis: int, *args: Any) -> tuple[Array, Any]:
@@ -244,10 +251,11 @@ def _number_bwd(form: Form, axis: int, residuals: Any, g: Array) -> tuple[Array 
     number, g = along((number, g), axis)
 
     def in_block(x: Array, y: Array, keep: Array | None, number: Array) -> Any:
-        return form.sums(_pair(axis, x, y, keep), number, axis)
+        r = _rows(axis, x, y, keep)
+        return r, form.sums(_pair(axis, x, y, keep, r), number, axis)
 
-    sums = along(blocks.per_row(in_block, (x, y, keep, number), axis), axis)
-    to_x, to_y = form.slopes(_pair(axis, x, y, keep), number, sums, axis)
+    r, sums = blocks.per_row(in_block, (x, y, keep, number), axis)
+    to_x, to_y = form.slopes(_pair(axis, x, y, keep, r), number, along(sums, axis), axis)
     return cotangent(fill(keep, g * to_x), x), cotangent(fill(keep, g * to_y), y), None
 
 
