@@ -195,6 +195,5 @@ CASES = [
             Edge("two infinite", ([[INF, INF, 1.0]], [1]), [0.25], ([[0.5, -0.5, 0.0]],)),
             Edge("nothing left", ([[-INF, -INF]], [0]), [NAN], "any"),
         ),
-        temporaries=(1.0, 4.0),
     ),
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import checks, stable
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
@@ -271,6 +271,12 @@ def _probabilities(s: Array, lowest: Array, least: Array) -> Array:
 
 @traced_once
 def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
+    losses, numbers = blocks.per_row(_sparsemax_of_rows, (x, y[..., None], mask), -1)
+    return losses, (x, y, mask, numbers)
+
+
+def _sparsemax_of_rows(x: Array, y: Array, mask: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    y = y[..., 0]
     top = jax.lax.stop_gradient(stable.row_max(Scores(x, mask), -1, lambda s: scores_of(s, -1)))
     s = _finite(x, mask, top)
     lowest, least = support(s, jnp.where(top == jnp.inf, 0, top))
@@ -283,13 +289,13 @@ def _sparsemax_fwd(x: Array, y: Array, mask: Array | None) -> tuple[Array, Any]:
 
     # What the label lacks of 1 is what the others have, not 1 minus something close to it.
     missing, squares = stable.row_sums((s, label, lowest[..., None], least[..., None]), -1, of_others)
-    return (squares + missing * missing) / 2 + far, (x, y, mask, top, lowest, least, missing)
+    return (squares + missing * missing) / 2 + far, (top, lowest, least, missing)
 
 
 def _sparsemax_bwd(residuals: Any, g: Array) -> tuple[Array | None, None, None]:
     # Why a rule: autodiff goes back through the search. The derivative is p - e_y, for which four numbers of each row
     # are kept.
-    x, y, mask, top, lowest, least, missing = residuals
+    x, y, mask, (top, lowest, least, missing) = residuals
     p = _probabilities(_finite(x, mask, top), lowest, least)
     slope = jnp.where(stable.is_label(x, y, -1), -missing[..., None], p)
     return cotangent(fill(mask, g[..., None] * slope), x), None, None
