@@ -104,7 +104,7 @@ def _count_bwd(activation: Activation, over: tuple[int, ...], operands: Any, g: 
     x, t, keep, weights = operands
     hits, alarms, misses = parts = Counts(*(jnp.expand_dims(part, over) for part in g))
     stats = softmax_stats(activation, x, keep)
-    means = None if stats is None else _means(*operands, stats, parts)
+    means = None if stats is None else _means(x, t, keep, weights, stats, parts)
     x, t, keep, weights = blocks.read_again(operands)
     found, pixels = _evaluated(activation, x, t, keep, weights, stats)
     p, q, t_, w = pixels

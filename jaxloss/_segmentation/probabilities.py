@@ -105,6 +105,7 @@ def class_means(
         return jnp.where(_scores(at.kept) == at.stats.max, g(at.given), 0)
 
     def more(at: _Mean) -> Array:
+        assert at.of_top is not None
         return stable.exp_minus(_scores(at.kept), at.stats.max) * (g(at.given) - at.of_top)
 
     kept, given = jax.tree.map(blocks.read_again, (_kept(x, keep), given))
