@@ -159,14 +159,14 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
     pieces = [z for (z,) in cut.terms]
     single = pieces[0].shape[axis] * pieces[0].shape[axis + 1] == 1
     half = any(map(is_half, jax.tree.leaves(x)))
-    if single or (scores is not upcast and not half):
+    if scores is upcast and not single:
+        top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
+    elif half and not single:
+        top = jnp.expand_dims(row_max(x, axis, scores), axis)
+    else:
         top = finished(functools.reduce(jnp.maximum, pieces), axis)
         top = jnp.squeeze(top if single else jnp.max(top, both, keepdims=True), axis)
-    elif scores is upcast:
-        top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
-    else:
-        top = jnp.expand_dims(row_max(x, axis, scores), axis)
-    if not (single and half):  # what both passes have in common XLA would write out
+    if scores is not upcast and not (half and single):  # what both passes compute XLA would write out
         pieces = [z for (z,) in slices(read_again(x), axis, lambda x: (scores(x),)).terms]
     exp, scale = row_exp(jnp.expand_dims(reference(top), axis))
     others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
