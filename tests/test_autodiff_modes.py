@@ -239,3 +239,45 @@ def test_derivative_with_respect_to_the_tangent(order):
             return jax.jit(order(push, argnums))(jnp.cos(x), jnp.sin(y), x, y)
 
         assert_same(pushed(ours), pushed(plain))
+
+
+def _straight_through(**options):
+    """The derivative of its body is 0."""
+
+    @custom_vjp
+    def rounded(x):
+        return jnp.round(x)
+
+    rounded.defvjp(lambda x: (rounded(x), None), lambda _, g: (g,), **options)
+    return rounded
+
+
+def _scan(f, xs):
+    return jax.lax.scan(lambda c, x: (c + f(x), None), jnp.float32(0), xs)[0]
+
+
+LOOPS = {
+    "scan": _scan,
+    "scan, two steps at once": lambda f, xs: jax.lax.scan(lambda c, x: (c + f(x), None), 0.0, xs, unroll=2)[0],
+    "fori_loop": lambda f, xs: jax.lax.fori_loop(0, len(xs), lambda i, c: c + f(xs[i]), jnp.float32(0)),
+    "map": lambda f, xs: jnp.sum(jax.lax.map(f, xs)),
+    "scan of checkpoint": lambda f, xs: _scan(jax.checkpoint(f), xs),
+    "checkpoint of scan": lambda f, xs: jax.checkpoint(functools.partial(_scan, f))(xs),
+    "scan of scan": lambda f, xs: _scan(lambda x: _scan(f, x[None]), xs),
+    "scan of jit": lambda f, xs: _scan(jax.jit(f), xs),
+    "vmap of scan": lambda f, xs: jnp.sum(jax.vmap(functools.partial(_scan, f))(xs[:, None])),
+}
+
+
+@pytest.mark.parametrize("optimize_remat", [False, True])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_second_derivatives_of_a_loop_are_the_rules(loop, optimize_remat):
+    # Where the body is not what the rule differentiates (a straight-through estimator, a guarded square root), a loop
+    # must not fall back on it.
+    f = _straight_through(optimize_remat=optimize_remat)
+    x = jnp.array([0.4, 1.6], jnp.float32)
+    of_loop = functools.partial(LOOPS[loop], lambda x: f(x) ** 2)
+    for first in (jax.jacrev, jax.jacfwd):
+        for second in (jax.jacrev, jax.jacfwd):
+            assert_same(second(first(of_loop))(x), 2 * jnp.eye(2), rtol=0)
+    assert_same(jax.linearize(jax.grad(of_loop), x)[1](jnp.ones(2)), jnp.full(2, 2.0), rtol=0)

@@ -4,7 +4,7 @@
 pulls the cotangent back. Forward mode, which `jax.custom_vjp` refuses, is derived: `bwd` is linear in the
 cotangent, so its transpose pushes a tangent forward.
 
-How: the call is a `jax.custom_jvp` whose rule runs `fwd` and binds one primitive, `pushforward`, on the residuals and
+How: the call is a `jax.custom_jvp` (in a program, one within one equation) whose rule runs `fwd` and binds one primitive, `pushforward`, on the residuals and
 the tangents. Transposing that primitive calls `bwd`; evaluating it transposes `bwd`. Reverse mode transposes and never
 evaluates it, so that a `bwd` which is not linear (gradient clipping) keeps working there.
 """
@@ -27,7 +27,7 @@ from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_lea
 from jaxloss._core.arguments import name_of, positional, refuse_tracers, static_positions
 from jaxloss._core.devices import over_same_devices
 from jaxloss._core.primitive import Primitive
-from jaxloss._core.remat import call_forward
+from jaxloss._core.remat import as_one, call_forward
 from jaxloss._core.vmap import mapped_like, mesh_axis, unmapped_aval
 
 P = ParamSpec("P")
@@ -108,11 +108,21 @@ class custom_vjp(Generic[P, R]):
         def flat(*leaves: Any) -> list[Any]:
             return call.primal(leaves)
 
-        flat.__name__ = name  # what jaxprs and errors show
-        every_mode = jax.custom_jvp(flat)
-        every_mode.defjvp(call.jvp, symbolic_zeros=True)
-        out = every_mode(*leaves)
+        def staged(*leaves: Any) -> list[Any]:
+            # JAX takes a function in a loop for its plain implementation when it evaluates the loop in parts, for
+            # which see `as_one`. Here that implementation has the rule, too. With values at hand it is `flat`, in which
+            # Python may branch on them.
+            return as_one(_with_rule(flat, call.jvp, name), *leaves) if _any_traced(leaves) else flat(*leaves)
+
+        out = _with_rule(staged, call.jvp, name)(*leaves)
         return tree_unflatten(call.out_tree, out)
+
+
+def _with_rule(flat: Callable[..., Any], jvp: Callable[..., Any], name: str) -> Callable[..., Any]:
+    flat.__name__ = name  # what jaxprs and errors show
+    every_mode = jax.custom_jvp(flat)
+    every_mode.defjvp(jvp, symbolic_zeros=True)
+    return every_mode
 
 
 class _Call:
@@ -160,8 +170,8 @@ class _Call:
         assert owner.fwd is not None
         if not owner.optimize_remat:
             return owner.fwd(*self.arguments(leaves))
-        fwd, fun = owner.fwd, owner.fun
-        return call_forward(lambda *xs: fwd(*self.arguments(xs)), lambda *xs: fun(*self.arguments(xs)), leaves)
+        fwd = owner.fwd
+        return call_forward(lambda *xs: fwd(*self.arguments(xs)), lambda *xs: owner(*self.arguments(xs)), leaves)
 
     def forward(self, primals: Sequence[Any], perturbed: Sequence[bool]) -> tuple[list[Any], Any]:
         leaves: Sequence[Any] = primals
@@ -423,6 +433,10 @@ batching.fancy_primitive_batchers[pushforward_p] = _batch
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Small helpers.
+
+
+def _any_traced(leaves: Sequence[Any]) -> bool:
+    return any(isinstance(x, Tracer) for x in leaves)
 
 
 def _is_zero_tangent(tangent: Any) -> bool:
