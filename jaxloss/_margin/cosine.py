@@ -110,8 +110,14 @@ def _cosines(x: Array, keep: Array | None, label: Array, dtype: Any, axis: int) 
 def _in_block(axis: int, x: Array, keep: Array | None, label: Array, scale: Array) -> _Row:
     c, other, at_label = _cosines(x, keep, label, scale.dtype, axis)
     top = jnp.max(other, axis, keepdims=True)  # moves with the class that has it, whose exponential then stays 1
-    others = jnp.sum(jnp.exp(scale * (other - stable.reference(top))), axis)
+    others = jnp.sum(_below(other, stable.reference(top), scale), axis)
     return _Row(jnp.squeeze(top, axis), others, jnp.sum(jnp.where(at_label, c, 0), axis))
+
+
+def _below(other: Array, top: Array, scale: Array) -> Array:
+    """exp(scale * (other - top)), without a slope by the scale where no class is left: that would be 0 times infinity."""
+    gone = other == -jnp.inf
+    return jnp.where(gone, 0, jnp.exp(scale * jnp.where(gone, 0, other - top)))
 
 
 @functools.partial(traced_once, static_argnums=0)
@@ -158,7 +164,7 @@ def _backward(axis: int, residuals: Any, g: Array) -> Any:
     c, other, at_label = _cosines(x, keep, jnp.expand_dims(label, axis), scale.dtype, axis)
     share = wrong / jnp.where(row.others == 0, 1, row.others)
     top, share = jnp.expand_dims(stable.reference(row.top), axis), jnp.expand_dims(share, axis)
-    p = jnp.exp(scale * (other - top)) * share
+    p = _below(other, top, scale) * share
     to_x = fill(keep, jnp.where(at_label, jnp.expand_dims(to_own, axis), scale * p))
     to_scale = jnp.sum(p * jnp.where(jnp.isinf(c), 0, c)) - jnp.sum(wrong * own)
     to_numbers = zip((to_scale, to_angular, to_cosine), numbers, strict=True)

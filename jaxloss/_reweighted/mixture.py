@@ -54,8 +54,8 @@ def mixture(f: OfChance, rows: Rows, target: Array | None, class_weights: Array 
 
 class _Row(NamedTuple):
     stats: stable.RowStats
-    others: Array  # sum of a_k over the classes below the maximum
-    top: Array  # sum of t_k c_k over those at it
+    others: Array  # sum of a_k over the other classes
+    top: Array  # t_k c_k of a class that is likelier than the others together
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
@@ -78,16 +78,22 @@ def _in_block(f: OfChance, axis: int, *operands: Any) -> tuple[_Row, Array]:
     z = upcast(rule_out(keep, x, axis))
     stats = stable.row_stats(z, axis)
     value, slope, _ = f(_chance(z, stats, axis, computed_once(stable.softmax(z, stats, axis))), option)
-    weight, is_top = _weights(z, keep, target, class_weights, axis), z == jnp.expand_dims(stats.max, axis)
+    weight, is_top = _weights(z, keep, target, class_weights, axis), _is_likely(z, stats, axis)
     terms = times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
     losses, others, top = (blocks.add_up(term, axis) for term in terms)
     return _Row(stats, others, top), losses
 
 
 def _chance(z: Array, stats: stable.RowStats, axis: int, right: Array) -> Chance:
-    """Only the class on top can have a probability above one half: the rest says by how much it is below 1."""
-    gap, rest = stable.gap(z, stats, axis), jnp.expand_dims(stats.rest, axis)
-    return Chance(gap + jnp.log1p(rest), right, jnp.where(gap == 0, rest / (1 + rest), 1 - right))
+    """Of a probability above one half the rest says by how much it is below 1."""
+    rest = jnp.expand_dims(stats.rest, axis)
+    cost = stable.gap(z, stats, axis) + jnp.log1p(rest)
+    return Chance(cost, right, jnp.where(_is_likely(z, stats, axis), rest / (1 + rest), 1 - right))
+
+
+def _is_likely(z: Array, stats: stable.RowStats, axis: int) -> Array:
+    """Is the probability above one half? Of several classes at the maximum none is: they move apart."""
+    return (z == jnp.expand_dims(stats.max, axis)) & (jnp.expand_dims(stats.rest, axis) < 1)
 
 
 def _weights(z: Array, keep: Array | None, target: Array | None, class_weights: Array | None, axis: int) -> Array:
@@ -122,8 +128,7 @@ def _backward(f: OfChance, axis: int, residuals: Any, g: Array) -> tuple[Array |
     weight = _weights(z, keep, target, c, axis)
     slope = weight * slope
     total = others + top * f(Chance(jnp.log1p(rest), 1 / (1 + rest), rest / (1 + rest)), option)[1]
-    alone = (z == jnp.expand_dims(row.stats.max, axis)) & (rest < 1)
-    to_x = fill(keep, g * jnp.where(alone, at.right * others - slope * at.wrong, at.right * total - slope))
+    to_x = fill(keep, g * jnp.where(_is_likely(z, row.stats, axis), at.right * others - slope * at.wrong, at.right * total - slope))
 
     to_target = to_classes = None
     if target is not None:
