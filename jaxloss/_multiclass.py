@@ -26,7 +26,7 @@ from jaxloss._core.api import loss
 from jaxloss._core.class_rows import Rows, is_zero
 from jaxloss._core.precision import upcast
 from jaxloss._core.reduction import fill
-from jaxloss._core.softmax import Scores, Wanted, along, pick, row_statistics, scores, spread_weights, times
+from jaxloss._core.softmax import Scores, Wanted, along, pick, row_statistics, scores, spread_weights
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
 
 
@@ -259,7 +259,7 @@ def nll_loss(
         cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
         if is_zero(alpha):
             return cross, None
-        spread = times(spread_weights(along(c, z, rows.axis), rows.mask, z), -z)
+        spread = stable.times(spread_weights(along(c, z, rows.axis), rows.mask, z), -z)
         return cross, stable.row_sum(spread, rows.axis)
 
     # What is kept for the backward pass are the arguments as they came, not filled and in float32.

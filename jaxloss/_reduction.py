@@ -24,7 +24,7 @@ def reduce(
       values: losses $\ell$, any shape.
       where: losses to keep, broadcast to the shape of the values. What is dropped adds 0 to value and gradient, even if
         NaN.
-      weights: $w$, broadcast likewise.
+      weights: $w$, broadcast likewise. A loss of weight 0 adds 0, even if it is infinite.
       reduction: `"none"` gives $w_i \ell_i$, with 0 for what is dropped; `"sum"` its sum; `"mean"` that divided by the
         sum of weights, or by the number of losses kept if there are no weights. A mean of nothing is 0 with zero
         gradient.

@@ -11,6 +11,8 @@ import pytest
 from jax.experimental import checkify
 from registry import CASES
 
+import jaxloss
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 LOSSES = [c for c in CASES if c.kind != "total"]
 EACH = pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.name)
@@ -291,6 +293,14 @@ def test_numpy_arrays_and_lists(case):
 
 
 @EACH
+def test_lists_of_masks_and_weights(case):
+    shape = result_shape(case)
+    options = {name: np.ones(shape, dtype).tolist() for name, dtype in (("where", bool), ("weights", np.float32))}
+    options = {name: value for name, value in options.items() if name in parameters(case)}
+    assert jax.eval_shape(lambda args: case.fn(*args, **options), case.arguments()).shape == shape
+
+
+@EACH
 def test_ragged_lists(case):
     _, *rest = case.arguments()
     with raises(TypeError, public(case), first(case), "list"):
@@ -317,3 +327,15 @@ def test_float64_with_x64(case):
         narrow = [a.astype(np.float32) if a.dtype.kind == "f" else a for a in rest]
         gradient = jax.eval_shape(jax.grad(lambda x: jnp.sum(case.fn(x, *narrow))), jnp.asarray(x))
         assert jax.eval_shape(case.fn, x, *narrow).dtype == gradient.dtype == jnp.float64
+
+
+def test_a_bool_is_no_number_whatever_was_compiled_before():
+    x = jnp.ones(2)
+    jaxloss.huber_loss(x, delta=1.0)
+    with raises(TypeError, "huber_loss", "delta must be a number", "True"):
+        jaxloss.huber_loss(x, delta=True)
+
+
+def test_a_scalar_is_a_vector_of_one_entry():
+    assert jaxloss.cosine_similarity(2.0, -3.0, axis=None) == -1
+    assert jaxloss.cosine_distance(2.0, -3.0, axis=None, where=True, epsilon=1e-6) == 2

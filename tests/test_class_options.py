@@ -191,3 +191,20 @@ def test_sharded_says_what_it_is_for(name):
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     with pytest.raises(ValueError, match=f"sharded: {name} goes into jax.shard_map as it is"):
         jaxloss.sharded(getattr(jaxloss, name), mesh, tokens="d")
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_a_weight_of_zero_drops_an_infinite_loss(reduction):
+    # A mask of zeros and ones over rows whose label is ruled out, or whose error overflows.
+    logits, weights = jnp.array([[0.0, -jnp.inf], [0.0, 1.0]]), jnp.array([0.0, 1.0])
+    options = {"weights": weights, "reduction": reduction}
+    labels, errors = jnp.array([1, 0]), jnp.array([1e30, 2.0])
+    want = np.log1p(np.exp(1.0)) * np.array([0, 1])[slice(None) if reduction == "none" else 1]
+    of_labels = jaxloss.softmax_cross_entropy_with_integer_labels
+    np.testing.assert_allclose(of_labels(logits, labels, **options), want, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.reduce(of_labels(logits, labels), **options), want, rtol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(of_labels(x, labels, **options)))(logits)
+    assert jnp.all(jnp.isfinite(slope)) and not jnp.any(slope[0])
+    of_errors, slope = jax.value_and_grad(lambda x: jnp.sum(jaxloss.l2_loss(x, **options)))(errors)
+    np.testing.assert_array_equal(of_errors, 2)
+    np.testing.assert_array_equal(slope, [0, 2])

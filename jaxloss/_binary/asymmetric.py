@@ -10,7 +10,6 @@ from jaxloss._binary.cross_entropy import smoothed
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -88,8 +87,8 @@ def _asymmetric(
     ratio = jnp.where(close, ratio, far / jnp.where(close, 1, shifted))  # of -log(1 - p_m) to p_m
     by_shift = jnp.where(counts, stable.power(shifted, gamma_neg), 0)
     negative = by_shift * shifted * ratio
-    losses = times(y, jnp.where(x == -jnp.inf, by_wrong * jnp.inf, positive))
-    losses = losses + times(no, jnp.where((x == jnp.inf) & plain, jnp.inf, negative))
+    losses = stable.times(y, jnp.where(x == -jnp.inf, by_wrong * jnp.inf, positive))
+    losses = losses + stable.times(no, jnp.where((x == jnp.inf) & plain, jnp.inf, negative))
 
     free = jnp.where(plain, p, p * (q / jnp.where(plain, 1, room)))  # p q / (1 - p_m)
     grow = by_shift * (gamma_neg * (ratio * (p * q)) + free)

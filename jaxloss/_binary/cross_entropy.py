@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -72,7 +71,7 @@ def cross_entropy(
     p = jnp.ones((), x.dtype) if pos_weight is None else pos_weight
     label, negative = smoothed(y, smoothing)
     positive = p * label
-    losses = times(positive, stable.fused_softplus(-x)) + times(negative, stable.fused_softplus(x))
+    losses = stable.times(positive, stable.fused_softplus(-x)) + stable.times(negative, stable.fused_softplus(x))
     # sigmoid(x) - y as the difference of two products that do not cancel.
     yes, no = stable.sigmoids(x)
     slope = negative * yes - positive * no

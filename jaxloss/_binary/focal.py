@@ -17,7 +17,6 @@ from jaxloss._binary.cross_entropy import smoothed
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -91,7 +90,7 @@ def _focal(
     wrong = stable.power(large * d, gamma)
     weight = wrong if alpha is None else wrong * (alpha * y + (1 - alpha) * no)
     cost = m * near + rest * (size + near)
-    losses = times(weight, jnp.where((rest > 0) & jnp.isinf(x), jnp.inf, cost))
+    losses = stable.times(weight, jnp.where((rest > 0) & jnp.isinf(x), jnp.inf, cost))
     pull = gamma * (rest - m) * jnp.where(agrees, 1, e / divisor) * cost + (rest - m * e)
     push = gamma * -stable.expm1(-size) * jnp.where(agrees, ratio, cost / divisor) + size
     by_weight = wrong * cost

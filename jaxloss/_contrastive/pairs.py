@@ -11,7 +11,6 @@ from jaxloss._contrastive.vectors import Rows
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.directions import cosines
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
 
@@ -65,7 +64,7 @@ def contrastive_loss(
     distance, half_square = rows.distance_and_half_square()
     s = jnp.broadcast_to(rows.option("similar", similar), rows.shape)
     short = stable.positive_part(rows.option("margin", margin) - distance)
-    losses = times(s, half_square) + (1 - s) * (0.5 * jnp.square(short))
+    losses = stable.times(s, half_square) + (1 - s) * (0.5 * jnp.square(short))
     return rows.reduce(losses * nan_unless((s >= 0) & (s <= 1), losses), weights, reduction)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxloss._core import checks, stable
@@ -121,7 +120,7 @@ def signs(fn: str, labels: Any, where: Any) -> Array:
         return jnp.where(y, 1, -1).astype(jnp.int8)
     if jnp.issubdtype(y.dtype, jnp.floating):
         y = checks.no_gradient(fn, "labels", y)
-    return _known_signs(fn, y, where)
+    return _known_signs(fn, y, None if where is None else checks.mask(fn, "where", where))
 
 
 def valid(sign: Array) -> Array:
@@ -133,9 +132,9 @@ def nan_unless(valid: Array, like: Array) -> Array:
     return jnp.where(valid, 1, jnp.nan).astype(like.dtype)
 
 
-def _known_signs(fn: str, y: Array, where: Any) -> Array:
+def _known_signs(fn: str, y: Array, where: Array | None) -> Array:
     """The labels, with an alarm for what is neither. Shapes that do not fit are refused later."""
     fine = valid(y)
-    if where is not None and checks.broadcastable(fine.shape, np.shape(where)):
-        fine = jnp.broadcast_to(fine, np.shape(where)) | ~jnp.asarray(where).astype(bool)
+    if where is not None and checks.broadcastable(fine.shape, where.shape):
+        fine = jnp.broadcast_to(fine, where.shape) | ~where
     return alarm(y, fine, f"{fn}: labels must be 1 or -1")

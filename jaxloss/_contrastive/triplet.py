@@ -39,7 +39,8 @@ def triplet_margin_loss(
       axis: the axes of the features.
       norm_degree: $p > 0$, a number or a scalar array; the number `inf` for the largest difference, without $\epsilon$.
       margin: $m$, a number or one for each loss.
-      eps: $\epsilon \ge 0$, likewise, in the unit of $|x|^p$. PyTorch adds its own to every difference instead.
+      eps: $\epsilon \ge 0$, a number or a scalar array, in the unit of $|x|^p$. PyTorch adds its own to every
+        difference instead.
       swap: whether a negative that is close to the positive counts as close.
       where: triplets to keep, broadcast to the shape of the losses. What is dropped adds 0 to value and gradient, even
         if NaN.

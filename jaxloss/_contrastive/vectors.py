@@ -35,10 +35,10 @@ class Rows:
         self.shape = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
         others = [checks.align(fn, arg, checks.floating(fn, arg, v), x.shape, first) for arg, v in others]
         self.vectors, self.dtype = [x, *others], compute_dtype(x, *others)
-        self.where, self.keep = where, None
+        self.where = self.keep = None
         if where is not None:
-            keep = checks.align(fn, "where", checks.mask(fn, "where", where), self.shape, "losses")
-            self.keep = jnp.expand_dims(keep, self.axes)
+            self.where = checks.mask(fn, "where", where)
+            self.keep = jnp.expand_dims(checks.align(fn, "where", self.where, self.shape, "losses"), self.axes)
 
     def option(self, arg: str, value: Any) -> Array:
         """A number, or one for each row, in the dtype of the computation."""

@@ -38,7 +38,7 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if name in data and not _arrays(value):
                     return fn(*args, **kwargs)  # the loss says which argument is not an array
                 if isinstance(value, _STATIC) and name not in data:
-                    static.append((name, value))
+                    static.append((name, type(value), value))  # True, 1 and 1.0 are equal
                 else:
                     traced[name] = value
             return _compiled(fn, tuple(static), traced)
@@ -58,11 +58,11 @@ def _parameters(fn: Callable[..., Any], arrays: int) -> tuple[list[str], frozens
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled(fn: Callable[..., Any], static: tuple[tuple[str, Any], ...], traced: dict[str, Any]) -> Any:
+def _compiled(fn: Callable[..., Any], static: tuple[tuple[str, type, Any], ...], traced: dict[str, Any]) -> Any:
     # JAX names the mesh when it differentiates what it has traced, the empty one too, and keeps apart what is traced
     # under it. Named from the beginning, the function and its rule have what they share traced once.
     with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
-        return fn(**dict(static), **traced)
+        return fn(**{name: value for name, _, value in static}, **traced)
 
 
 def _arrays(value: Any) -> bool:

@@ -4,9 +4,10 @@
 pulls the cotangent back. Forward mode, which `jax.custom_vjp` refuses, is derived: `bwd` is linear in the
 cotangent, so its transpose pushes a tangent forward.
 
-How: the call is a `jax.custom_jvp` (in a program, one within one equation) whose rule runs `fwd` and binds one primitive, `pushforward`, on the residuals and
-the tangents. Transposing that primitive calls `bwd`; evaluating it transposes `bwd`. Reverse mode transposes and never
-evaluates it, so that a `bwd` which is not linear (gradient clipping) keeps working there.
+How: the call is a `jax.custom_jvp` (in a program, one within one equation) whose rule runs `fwd` and binds one
+primitive, `pushforward`, on the residuals and the tangents. Transposing that primitive calls `bwd`; evaluating it
+transposes `bwd`. Reverse mode transposes and never evaluates it, so that a `bwd` which is not linear (gradient
+clipping) keeps working there.
 """
 
 from __future__ import annotations
@@ -157,13 +158,11 @@ class _Call:
             tuple(jax.typeof(x).to_tangent_aval() for x, p in zip(primals, perturbed, strict=True) if p),
             tuple(a for a, keep in zip(tangent_avals, inexact, strict=True) if keep),
         )
-        pushed: Any = iter(())
-        if rule.out_avals and rule.in_avals:
-            moving = [t for t, p in zip(tangents, perturbed, strict=True) if p]
-            pushed = iter(pushforward_p.bind(*saved, *moving, rule=rule))
-        return out, [
-            next(pushed, None) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)
-        ]
+        if not (rule.out_avals and rule.in_avals):
+            return out, [SymbolicZero(a) for a in tangent_avals]
+        moving = [t for t, p in zip(tangents, perturbed, strict=True) if p]
+        pushed = iter(pushforward_p.bind(*saved, *moving, rule=rule))
+        return out, [next(pushed) if keep else SymbolicZero(a) for a, keep in zip(tangent_avals, inexact, strict=True)]
 
     def run_forward(self, leaves: Sequence[Any]) -> Any:
         owner = self.owner

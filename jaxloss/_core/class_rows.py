@@ -14,7 +14,7 @@ from jaxloss._core.alarm import alarm
 from jaxloss._core.devices import require_tracked_axis
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce
-from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics, times
+from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics
 
 
 class Rows:
@@ -155,13 +155,13 @@ class Rows:
         """Times the class weight of the label; a distribution has met its class weights in the sum."""
         if class_weights is None or not jnp.issubdtype(target.dtype, jnp.integer):
             return losses
-        return times(lookup(class_weights.astype(losses.dtype), target, self.over), losses)
+        return stable.times(lookup(class_weights.astype(losses.dtype), target, self.over), losses)
 
     def smooth(self, losses: Array, spread: Array | None, alpha: Any) -> Array:
         if spread is None:
             return losses
         alpha = jnp.asarray(alpha).astype(losses.dtype)
-        return times(1 - alpha, losses) + times(alpha, spread / self.kept_classes(losses.dtype))
+        return stable.times(1 - alpha, losses) + stable.times(alpha, spread / self.kept_classes(losses.dtype))
 
     def kept_classes(self, dtype: Any) -> Array:
         if self.mask is None:

@@ -189,7 +189,7 @@ def _sides(c: Pair, beta: Array | None) -> _Sides:
     q_is_larger = c.d <= 0
     w, other = _weights(q_is_larger, beta)
     larger, smaller = jnp.where(q_is_larger, c.q, c.p), jnp.where(q_is_larger, c.p, c.q)
-    r = _ratio(jnp.where(q_is_larger, -c.d, c.d), larger, smaller)  # whose slope at 0, unlike that of abs, is this side's
+    r = _ratio(jnp.where(q_is_larger, -c.d, c.d), larger, smaller)  # at 0, unlike abs, with the slope of its side
     share = other.w * r.gap  # 1 - m / larger
     raised = r.gap * stable.used_often(1 / jnp.maximum(r.ratio, 1e-35), 0.25)
     growth = w.w * raised  # m / smaller - 1

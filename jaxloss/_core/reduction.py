@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxloss._core import blocks, checks
+from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import one_cpu, require_tracked_axis
 from jaxloss._core.precision import upcast
@@ -41,7 +41,7 @@ def reduce(
         weights = _weights_of(values, given, where)
         # Kept for the backward pass: the weights as they came (and the losses only if the weights are learned). The
         # product alone would keep them broadcast and in float32.
-        weigh = jax.checkpoint(lambda v, w, keep: v * _weights_of(v, w, keep), prevent_cse=False)
+        weigh = jax.checkpoint(lambda v, w, keep: stable.times(_weights_of(v, w, keep), v), prevent_cse=False)
         values = weigh(values, given, where)
     if denominator is not None and reduction != "mean":
         raise ValueError(f'{fn}: denominator divides a mean; with reduction="{reduction}" it has no meaning')
@@ -86,7 +86,7 @@ def reduce_elements(
     The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. A cheap
     rule costs less than reading its operands: the caller's sum and the gradient may then compute it once more. Of a
     rule that is sums and products alone (`arithmetic`), XLA:CPU's library makes one pass with the sum by itself, faster
-    than blocks are, where no mask stands between.
+    than blocks are, where no mask or weight stands between.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array. A cheap
@@ -102,9 +102,9 @@ def reduce_elements(
 
     def weighed(operands: Any, where: Array | None, weights: Array | None) -> Array:
         values = fill(where, upcast(rule(*operands)))
-        return values if weights is None else values * _weights_of(values, weights, where)
+        return values if weights is None else stable.times(_weights_of(values, weights, where), values)
 
-    if arithmetic and where is None:
+    if arithmetic and where is None and weights is None:
         total = jnp.sum(weighed(operands, where, weights))
     else:
         total = blocks.total(weighed, (operands, where, weights))

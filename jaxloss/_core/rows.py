@@ -13,6 +13,7 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
 - `gap(z, stats, axis)`: max - z_k >= 0. `label_gap(z, stats, label, axis)`: the same at the label, without the axis.
 - `first_max(z, top, axis)`: the first class whose score is the maximum.
 - `softmax(z, stats, axis)`: exp(z_k - max) / (1 + rest).
+- `is_likely(z, stats, axis)`: p_k > 1/2. `softmax_complement(z, p, stats, axis)`: 1 - p_k, with all digits.
 - `one_minus_probability(gap, rest)`: 1 - p_k without cancellation, from the gap of class k.
 - `pick(z, label, axis)`: z at the label. `is_label(z, label, axis)`: k == label, a comparison of the shape of z.
 - `logsumexp(x, axis, where=None)`.
@@ -196,6 +197,18 @@ def gap(z: Array, stats: RowStats, axis: int) -> Array:
 def softmax(z: Array, stats: RowStats, axis: int, scale: Array | float = 1.0) -> Array:
     """The probabilities times a number for each row, which costs nothing."""
     return scaled_exp(z, jnp.expand_dims(stats.max, axis), jnp.expand_dims(scale / (1 + stats.rest), axis))
+
+
+def is_likely(z: Array, stats: RowStats, axis: int) -> Array:
+    """Is the probability above one half? Of several classes at the maximum none is."""
+    return (z == jnp.expand_dims(stats.max, axis)) & (jnp.expand_dims(stats.rest, axis) < 1)
+
+
+def softmax_complement(z: Array, p: Array, stats: RowStats, axis: int) -> Array:
+    """1 - p without cancellation, for p = softmax(z, stats, axis). Classes at the maximum that are no likely one move
+    apart, and so are not given what they have in common."""
+    rest = jnp.expand_dims(stats.rest, axis)
+    return jnp.where(is_likely(z, stats, axis), rest / (1 + rest), 1 - p)
 
 
 def one_minus_probability(gap: Array, rest: Array) -> Array:

@@ -205,7 +205,7 @@ class _AtHand(NamedTuple):
 
 def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) -> Weighed:
     def terms(x: _AtHand) -> tuple[Array, Array]:
-        return weight(x), times(weight(x), _gap(axis, x))
+        return weight(x), stable.times(weight(x), _gap(axis, x))
 
     return Weighed(*stable.row_sums(read_again(at_hand), axis, terms))
 
@@ -371,19 +371,11 @@ def spread_weights(class_weights: Array | None, mask: Array | None, like: Array)
     return c if mask is None else jnp.where(mask, c, 0)
 
 
-def times(weight: Array, value: Array) -> Array:
-    """weight * value with 0 * inf = 0: a class of weight zero does not count, even if it is ruled out.
-
-    Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
-    """
-    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
-
-
 def mixture_slope(z: Array, stats: stable.RowStats, p: Array, t: Array, total: Array, axis: int) -> Array:
     """T p_k - t_k with T = sum t. A probability above one half is 1 minus something small, which is used there."""
     rest = jnp.expand_dims(stats.rest, axis)
     at_max = (total - t) - total * (rest / (1 + rest))
-    return jnp.where((z == jnp.expand_dims(stats.max, axis)) & (rest < 1), at_max, total * p - t)
+    return jnp.where(stable.is_likely(z, stats, axis), at_max, total * p - t)
 
 
 def lookup(table: Array, index: Array, over: Any = None) -> Array:

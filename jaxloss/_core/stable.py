@@ -19,6 +19,7 @@ from jaxloss._core.rows import (
     first_max,
     gap,
     is_label,
+    is_likely,
     label_gap,
     logsumexp,
     one_minus_probability,
@@ -32,6 +33,7 @@ from jaxloss._core.rows import (
     row_sums,
     settled,
     softmax,
+    softmax_complement,
 )
 from jaxloss._core.series import (
     even_and_odd,
@@ -56,6 +58,7 @@ __all__ = [
     "fused_softplus",
     "gap",
     "is_label",
+    "is_likely",
     "label_gap",
     "log1mexp",
     "log1p_ratios",
@@ -77,7 +80,9 @@ __all__ = [
     "settled",
     "sigmoids",
     "softmax",
+    "softmax_complement",
     "softplus",
+    "times",
     "two_difference",
     "upcast",
     "used_often",
@@ -129,6 +134,14 @@ def power(base: Array, exponent: Array) -> Array:
     """base^exponent for base >= 0, 1 for exponent 0; at base 0 every derivative is 0 and not NaN."""
     zero = base == 0
     return jnp.where(zero, (exponent == 0).astype(base.dtype), jnp.power(jnp.where(zero, 1, base), exponent))
+
+
+def times(weight: Array, value: Array) -> Array:
+    """weight * value with 0 * inf = 0: what has weight zero does not count, even if it costs infinitely much.
+
+    Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
+    """
+    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

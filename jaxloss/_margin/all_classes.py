@@ -14,7 +14,7 @@ from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill
-from jaxloss._core.softmax import Scores, pick, scores_and_pull, times
+from jaxloss._core.softmax import Scores, pick, scores_and_pull
 from jaxloss._core.softmax import scores as scores_of
 from jaxloss._core.tracing import traced_once
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Integer, Num, Reduction
@@ -194,19 +194,19 @@ def _short(label: Array, wrong: Array, margin: Array) -> Array:
 def _against_wrong(x: _Pairs) -> tuple[Array, Array]:
     """What a class costs as a label, and for how many wrong ones."""
     short = _short(x.s, x.other, x.margin)
-    return times(x.wrong, short), stable.where_positive(short, x.wrong)
+    return stable.times(x.wrong, short), stable.where_positive(short, x.wrong)
 
 
 def _against_right(x: _Pairs) -> tuple[Array, Array]:
     short = _short(x.other, x.s, x.margin)
-    return times(x.right, short), stable.where_positive(short, x.right)
+    return stable.times(x.right, short), stable.where_positive(short, x.right)
 
 
 @custom_vjp
 def _pairs(x: Array, y: Array, keep: Array | None, margin: Array) -> Array:
     pairs, right, _ = _all_pairs(x, y, keep, margin)
     as_label, _ = stable.row_sums(pairs, -1, _against_wrong)
-    return jnp.sum(times(right, as_label), -1)
+    return jnp.sum(stable.times(right, as_label), -1)
 
 
 def _pairs_fwd(*args: Any) -> tuple[Array, Any]:

@@ -115,7 +115,7 @@ def _in_block(axis: int, x: Array, keep: Array | None, label: Array, scale: Arra
 
 
 def _below(other: Array, top: Array, scale: Array) -> Array:
-    """exp(scale * (other - top)), without a slope by the scale where no class is left: that would be 0 times infinity."""
+    """exp(scale * (other - top)); where there is no class, without a slope by the scale, which would be 0 * inf."""
     gone = other == -jnp.inf
     return jnp.where(gone, 0, jnp.exp(scale * jnp.where(gone, 0, other - top)))
 

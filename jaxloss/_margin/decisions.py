@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxloss._core import stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 
 
@@ -258,7 +257,7 @@ def sparsemax_loss(
 
 @with_slopes
 def _sparsemax(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    losses = times(y, _sparse_plus(-x)) + times(1 - y, _sparse_plus(x))
+    losses = stable.times(y, _sparse_plus(-x)) + stable.times(1 - y, _sparse_plus(x))
     return losses, (jnp.clip((x + 1) / 2, 0, 1) - y, -x)
 
 

@@ -140,6 +140,8 @@ def _compared(
     x = checks.floating(fn, "predictions", predictions)
     y = checks.align(fn, "targets", checks.number(fn, "targets", targets), x.shape, "predictions")
     checks.in_range(fn, "epsilon", epsilon, 0, math.inf)
+    if x.ndim == 0 and axis is None:  # a vector of one entry
+        x, y, axis = x[None], y[None], 0
     axes = class_axes(fn, axis, x.ndim)
     keep, rows = masks(fn, where, x.shape, axes, "predictions")
     found = cosines(axes, x, y, keep)

@@ -20,7 +20,6 @@ from jaxloss._core.lanes import computed_once
 from jaxloss._core.pair import rule_out
 from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import fill
-from jaxloss._core.softmax import times
 from jaxloss._core.typing import Array
 
 
@@ -78,22 +77,15 @@ def _in_block(f: OfChance, axis: int, *operands: Any) -> tuple[_Row, Array]:
     z = upcast(rule_out(keep, x, axis))
     stats = stable.row_stats(z, axis)
     value, slope, _ = f(_chance(z, stats, axis, computed_once(stable.softmax(z, stats, axis))), option)
-    weight, is_top = _weights(z, keep, target, class_weights, axis), _is_likely(z, stats, axis)
-    terms = times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
+    weight, is_top = _weights(z, keep, target, class_weights, axis), stable.is_likely(z, stats, axis)
+    terms = stable.times(weight, value), jnp.where(is_top, 0, weight * slope), jnp.where(is_top, weight, 0)
     losses, others, top = (blocks.add_up(term, axis) for term in terms)
     return _Row(stats, others, top), losses
 
 
 def _chance(z: Array, stats: stable.RowStats, axis: int, right: Array) -> Chance:
-    """Of a probability above one half the rest says by how much it is below 1."""
-    rest = jnp.expand_dims(stats.rest, axis)
-    cost = stable.gap(z, stats, axis) + jnp.log1p(rest)
-    return Chance(cost, right, jnp.where(_is_likely(z, stats, axis), rest / (1 + rest), 1 - right))
-
-
-def _is_likely(z: Array, stats: stable.RowStats, axis: int) -> Array:
-    """Is the probability above one half? Of several classes at the maximum none is: they move apart."""
-    return (z == jnp.expand_dims(stats.max, axis)) & (jnp.expand_dims(stats.rest, axis) < 1)
+    cost = stable.gap(z, stats, axis) + jnp.expand_dims(jnp.log1p(stats.rest), axis)
+    return Chance(cost, right, stable.softmax_complement(z, right, stats, axis))
 
 
 def _weights(z: Array, keep: Array | None, target: Array | None, class_weights: Array | None, axis: int) -> Array:
@@ -128,7 +120,8 @@ def _backward(f: OfChance, axis: int, residuals: Any, g: Array) -> tuple[Array |
     weight = _weights(z, keep, target, c, axis)
     slope = weight * slope
     total = others + top * f(Chance(jnp.log1p(rest), 1 / (1 + rest), rest / (1 + rest)), option)[1]
-    to_x = fill(keep, g * jnp.where(_is_likely(z, row.stats, axis), at.right * others - slope * at.wrong, at.right * total - slope))
+    is_top = stable.is_likely(z, row.stats, axis)
+    to_x = fill(keep, g * jnp.where(is_top, at.right * others - slope * at.wrong, at.right * total - slope))
 
     to_target = to_classes = None
     if target is not None:

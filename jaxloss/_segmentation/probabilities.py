@@ -22,7 +22,6 @@ class Evaluated(NamedTuple):
 
     p: Array
     q: Array
-    is_top: Array | None = None  # the class of the largest score, or several
     stats: stable.RowStats | None = None
 
 
@@ -66,10 +65,7 @@ def evaluate(
     z = _scores(_kept(x, keep))
     p = stable.softmax(z, stats, -1)
     p = computed_once(p) if several else p
-    # Any other class has at most half of the probability, so that 1 - p keeps all digits.
-    is_top, rest = z == jnp.expand_dims(stats.max, -1), jnp.expand_dims(stats.rest, -1)
-    q = jnp.where(is_top, rest / (1 + rest), 1 - p)
-    return Evaluated(fill(keep, p), fill(keep, q), is_top, stats)
+    return Evaluated(fill(keep, p), fill(keep, stable.softmax_complement(z, p, stats, -1)), stats)
 
 
 def pull(activation: Activation, found: Evaluated, g: Array, means: tuple[Array, Array] | None = None) -> Array:
