@@ -21,7 +21,15 @@ def array(fn: str, arg: str, value: Any) -> Array:
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        raise TypeError(f"{fn}: {arg} must be an array or a nested list of numbers, got {type(value).__name__}") from e
+        got = f"an array of dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{fn}: {arg} must be an array or a nested list of numbers, got {got}") from e
+    except RuntimeError as e:
+        if not getattr(value, "requires_grad", False):
+            raise
+        raise TypeError(
+            f"{fn}: {arg} must be an array, got a {type(value).__name__} that requires grad; pass "
+            f"{arg}.detach().numpy() or a jax array"
+        ) from e
 
 
 def floating(fn: str, arg: str, value: Any) -> Array:
