@@ -117,7 +117,8 @@ def softmax_cross_entropy(
 
     Args:
       logits: raw scores. `-inf` rules a class out; a row of only `-inf` gives NaN.
-      labels: weights $t$ of the classes, any real dtype; broadcast to the shape of the logits.
+      labels: weights $t$ of the classes, any real dtype; broadcast to the shape of the logits. At a logit of `-inf` the
+        gradient is the largest finite number, not `inf`, so that a cotangent of 0 stays 0.
       axis: the class axis; several, or `None` for all, form one class axis.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
         gradient, even if NaN; a row that keeps no class is dropped; a positive weight on a dropped class costs `inf`.
@@ -172,7 +173,7 @@ def safe_softmax_cross_entropy(
     `softmax_cross_entropy` is safe already; this is the same function.
 
     Args:
-      logits: raw scores. `-inf` rules a class out.
+      logits: raw scores. `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: weights of the classes, any real dtype; broadcast to the shape of the logits.
       axis: the class axis; several, or `None` for all, form one class axis.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep.
@@ -334,7 +335,7 @@ def entropy(
     log-probabilities.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out.
+      logits: $x$, any shape; `-inf` rules a class out; a row of only `-inf` gives NaN.
       axis: the axes of the classes, an int, a tuple of ints, or `None` for all.
       where: classes (as many dimensions as the logits) or rows (fewer) to keep. What is dropped adds 0 to value and
         gradient, even if NaN.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxloss._testing import contract, derivatives, transformations
-from jaxloss._testing.subject import Subject
+from jaxloss._testing.subject import Broken, Subject, raised
 
 
 def check_loss(
@@ -64,7 +64,8 @@ def check_loss(
       promises: names of the promises to check, all if `None`.
 
     Raises:
-      AssertionError: a promise is broken; the message names the loss, the promise and the place.
+      AssertionError: a promise is broken; the message names the loss, the promise and the place. If the loss raised
+        an error there, that is its cause.
       ValueError: an unknown promise.
 
     Reference: Griewank, Walther, "Evaluating Derivatives" (2008), chapter 3, on what the modes owe each other.
@@ -79,8 +80,12 @@ def check_loss(
         raise ValueError(f"check_loss: promises must be among {', '.join(_PROMISES)}, got {', '.join(unknown)}")
     subject = Subject(fn, args, dict(options or {}), argnums, reference, rtol, coupled)
     for name in names:
-        subject.promise = name
-        _PROMISES[name](subject)
+        try:
+            _PROMISES[name](subject)
+        except Broken as e:
+            raise AssertionError(f"{subject} breaks {name!r}: {e}") from None
+        except Exception as e:
+            raise AssertionError(f"{subject} breaks {name!r}: {raised(e)}") from e
 
 
 _PROMISES: dict[str, Callable[[Subject], None]] = {

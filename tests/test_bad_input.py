@@ -87,9 +87,33 @@ def test_labels_that_are_not_integers(case):
 @EACH
 def test_what_is_no_array(case):
     x, *rest = case.arguments()
-    for thing in (object(), "text", {"a": 1.0}):
-        with raises(TypeError, public(case), first(case)):
+    for thing in (object(), "text", {"a": 1.0}, np.array(["text"]), np.array([None, 1])):
+        with raises(TypeError, public(case), first(case), "must be an array"):
             case.fn(thing, *rest)
+
+
+def test_arrays_of_objects_and_text_are_named_by_dtype():
+    x = np.ones(2, np.float32)
+    with raises(TypeError, "l2_loss: targets must be an array or a nested list of numbers, got", "dtype object"):
+        jaxloss.l2_loss(x, np.array([None, 1]))
+    with raises(TypeError, "huber_loss: delta must be an array or a nested list of numbers, got", "dtype <U1"):
+        jaxloss.huber_loss(x, x, delta=np.array(["a", "b"]))
+
+
+class TensorWithGradient:
+    """As PyTorch's, which refuses to become an array."""
+
+    requires_grad = True
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@EACH
+def test_a_tensor_that_requires_grad(case):
+    x, *rest = case.arguments()
+    with raises(TypeError, public(case), first(case), "TensorWithGradient", f"pass {first(case)}.detach().numpy()"):
+        case.fn(TensorWithGradient(), *rest)
 
 
 # Wrong shape
@@ -189,6 +213,9 @@ def test_axis(case):
         case.fn(*args, axis=(1, -1))
     with raises(TypeError, public(case), "axis", "1.0"):
         case.fn(*args, axis=1.0)
+    for value in ([0], jnp.array(0)):
+        with raises(TypeError, public(case), f"axis must be an int or a tuple of ints, got {value!r}"):
+            case.fn(*args, axis=value)
 
 
 # Labels out of range

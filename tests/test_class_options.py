@@ -176,6 +176,45 @@ def test_infinities_of_divergences():
     assert jaxloss.generalized_kl_divergence(jnp.full(1, INF), jnp.ones(1)) == INF
 
 
+@pytest.mark.parametrize(
+    "loss, options, finite, infinite",
+    [
+        (jaxloss.softmax_kl_divergence, {"temperature": 10.0}, 4e29, 6e29),
+        (jaxloss.renyi_divergence, {"alpha": 0.5}, 2e28, 4e28),
+        (jaxloss.renyi_divergence, {"alpha": 2.0}, 4e28, 6e28),
+    ],
+)
+def test_what_divergences_take_for_infinite(loss, options, finite, infinite):
+    x = jnp.array([1.0, -1.0])
+    assert np.isfinite(loss(finite * x, -finite * x, **options))
+    assert loss(infinite * x, -infinite * x, **options) == INF
+
+
+@pytest.mark.parametrize("loss", [jaxloss.softmax_cross_entropy, jaxloss.sigmoid_binary_cross_entropy])
+def test_the_gradient_by_a_label_of_infinite_cost_is_a_number(loss):
+    logits, labels = jnp.array([-INF, 0.0, 1.0]), jnp.array([0.0, 0.5, 0.5])
+    slopes = jax.grad(lambda t, scale: jnp.sum(scale * loss(logits, t)))
+    assert slopes(labels, 1.0)[0] == np.finfo(np.float32).max
+    np.testing.assert_array_equal(slopes(labels, 0.0), 0)
+
+
+NO_CLASS = {
+    jaxloss.entmax_loss: np.nan,
+    jaxloss.multiclass_sparsemax_loss: np.nan,
+    jaxloss.bi_tempered_logistic_loss: np.nan,
+    jaxloss.multiclass_hinge_loss: INF,
+    jaxloss.multiclass_perceptron_loss: INF,
+    jaxloss.multi_margin_loss: INF,
+    lambda x, _: jaxloss.entropy(x): np.nan,
+    lambda x, _: jaxloss.multilabel_margin_loss(x, jnp.eye(3)[:2]): 0,
+}
+
+
+@pytest.mark.parametrize("loss, want", NO_CLASS.items())
+def test_a_row_that_rules_every_class_out(loss, want):
+    np.testing.assert_array_equal(loss(jnp.full((2, 3), -INF), LABELS), want)
+
+
 def test_a_small_loss_of_a_certain_task():
     total = jaxloss.uncertainty_weighted_sum([jnp.float32(0), jnp.float32(1e-30)], [jnp.float32(-100)] * 2)
     np.testing.assert_allclose(total, 1e-30 * np.exp(100.0) - 100, rtol=1e-5)

@@ -293,6 +293,10 @@ def test_second_derivatives_through_a_loop():
         ({"axis_name": "vocab"}, ValueError, "axis_name='vocab' is no axis here"),
         ({"bias": BIAS[:-1]}, ValueError, "bias must have the shape"),
         ({"num_classes": V + 1}, ValueError, "num_classes must be in"),
+        ({"num_classes": 3.5}, TypeError, "linear_cross_entropy: num_classes must be an int .*, got 3.5"),
+        ({"num_classes": True}, TypeError, "num_classes must be an int .*, got True"),
+        ({"num_classes": "7"}, TypeError, "num_classes must be an int .*, got '7'"),
+        ({"num_classes": jnp.array(7)}, TypeError, "num_classes must be an int .*, got an array"),
         ({"where": jnp.ones(N)}, TypeError, "where must be boolean"),
     ],
 )
@@ -300,3 +304,9 @@ def test_bad_input(given, error, message):
     args = {"hidden": HIDDEN, "kernel": KERNEL, "labels": LABELS} | given
     with pytest.raises(error, match=message):
         jaxloss.linear_cross_entropy(**args)
+
+
+def test_sizes_are_integers_of_numpy_too():
+    sizes = {"num_classes": V - 1, "chunk_size": 16, "memory_budget": 2**16}
+    loss = functools.partial(jaxloss.linear_cross_entropy, HIDDEN, KERNEL, LABELS % (V - 1), method="fast")
+    np.testing.assert_array_equal(loss(**{k: np.int64(n) for k, n in sizes.items()}), loss(**sizes))

@@ -261,6 +261,12 @@ def test_bad_input(given, error, message):
         linear_loss(CROSS_ENTROPY, args.pop("hidden"), args.pop("kernel"), args.pop("labels"), **args)
 
 
+@pytest.mark.parametrize("args, got", [(("ce", HIDDEN, KERNEL), "'ce'"), ((HIDDEN, CROSS_ENTROPY, KERNEL), "an array")])
+def test_the_loss_comes_first(args, got):
+    with pytest.raises(TypeError, match=f"linear_loss: loss_fn must be a function and comes first, got {got}"):
+        linear_loss(*args, LABELS)
+
+
 # Half precision.
 
 

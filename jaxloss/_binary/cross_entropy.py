@@ -38,7 +38,8 @@ def sigmoid_binary_cross_entropy(
 
     Args:
       logits: raw scores $x$, any shape; one independent decision each.
-      labels: $y$ in [0, 1], soft or hard, any real or boolean dtype; broadcast to the shape of the logits.
+      labels: $y$ in [0, 1], soft or hard, any real or boolean dtype; broadcast to the shape of the logits. At an
+        infinite logit the gradient is as large as a finite number is, so that a cotangent of 0 stays 0.
       where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses, broadcast likewise.
       pos_weight: weight of the positive class, broadcast likewise (`[classes]` for multi-label); above 1 it trades

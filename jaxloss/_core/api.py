@@ -15,6 +15,7 @@ R = TypeVar("R")
 
 _DATA = ("where", "weights", "class_weights", "pos_weight")
 _ARRAY = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+_NUMPY = (np.ndarray, np.generic)
 _STATIC = (bool, int, float, str, tuple, type(None), np.number, np.bool_)
 
 
@@ -35,10 +36,10 @@ def loss(arrays: int = 2) -> Callable[[Callable[P, R]], Callable[P, R]]:
             given.update(kwargs)
             static, traced = [], {}
             for name, value in given.items():
-                if name in data and not _arrays(value):
-                    return fn(*args, **kwargs)  # the loss says which argument is not an array
                 if isinstance(value, _STATIC) and name not in data:
                     static.append((name, type(value), value))  # True, 1 and 1.0 are equal
+                elif name == "axis" or not _arrays(value):
+                    return fn(*args, **kwargs)  # the loss says what is wrong with it
                 else:
                     traced[name] = value
             return _compiled(fn, tuple(static), traced)
@@ -66,4 +67,9 @@ def _compiled(fn: Callable[..., Any], static: tuple[tuple[str, type, Any], ...],
 
 
 def _arrays(value: Any) -> bool:
-    return isinstance(value, _ARRAY) or all(isinstance(leaf, _ARRAY) for leaf in jax.tree.leaves(value))
+    return _array(value) or all(map(_array, jax.tree.leaves(value)))
+
+
+def _array(value: Any) -> bool:
+    """An array for JAX: NumPy has others, of objects, text and dates."""
+    return isinstance(value, _ARRAY) and not (isinstance(value, _NUMPY) and value.dtype.kind in "OSUMm")

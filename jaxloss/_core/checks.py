@@ -21,7 +21,15 @@ def array(fn: str, arg: str, value: Any) -> Array:
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as e:
-        raise TypeError(f"{fn}: {arg} must be an array or a nested list of numbers, got {type(value).__name__}") from e
+        got = f"an array of dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{fn}: {arg} must be an array or a nested list of numbers, got {got}") from e
+    except RuntimeError as e:
+        if not getattr(value, "requires_grad", False):
+            raise
+        raise TypeError(
+            f"{fn}: {arg} must be an array, got a {type(value).__name__} that requires grad; pass "
+            f"{arg}.detach().numpy() or a jax array"
+        ) from e
 
 
 def floating(fn: str, arg: str, value: Any) -> Array:
@@ -64,7 +72,7 @@ def wide(x: Array) -> Array:
 
 def is_index(fn: str, labels: Array, index: Any) -> Array:
     """Which labels are the `ignore_index`. A number that their dtype does not hold, none is."""
-    known = isinstance(index, int | np.integer) and not isinstance(index, bool)
+    known = static_integer(index)
     if not known and not (isinstance(index, Array) and index.ndim == 0 and jnp.issubdtype(index.dtype, jnp.integer)):
         raise TypeError(f"{fn}: ignore_index must be an int, got {index!r}; drop what a mask tells by where=")
     if known and not jnp.issubdtype(labels.dtype, jnp.floating):
@@ -127,7 +135,7 @@ def choice(fn: str, arg: str, value: Any, allowed: tuple[str, ...]) -> str:
 def axes(fn: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """`axis` (an int or a tuple of ints) as non-negative, distinct positions."""
     given = axis if isinstance(axis, tuple) else (axis,)
-    if not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in given):
+    if not all(map(static_integer, given)):
         raise TypeError(f"{fn}: axis must be an int or a tuple of ints, got {axis!r}")
     if not given or any(not -ndim <= a < ndim for a in given):
         raise ValueError(f"{fn}: axis {axis} is out of range for an array of {ndim} dimensions")
@@ -142,11 +150,33 @@ def static_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def static_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def python_number(fn: str, arg: str, value: Any) -> None:
     """Check an option on which the program depends."""
     if not static_number(value):
-        got = "an array" if isinstance(value, jax.Array | np.ndarray) else type(value).__name__
+        got = _shown(value, type(value).__name__)
         raise TypeError(f"{fn}: {arg} must be a Python number, which cannot be learned, got {got}")
+
+
+def python_int(fn: str, arg: str, value: Any) -> int:
+    """A number on which shapes or indices of the program depend."""
+    if not static_integer(value):
+        raise TypeError(f"{fn}: {arg} must be an int that is known while tracing, got {_shown(value, repr(value))}")
+    return int(value)
+
+
+def function(fn: str, arg: str, value: Any) -> None:
+    """Check the function that a loss takes before its arrays."""
+    if not callable(value):
+        raise TypeError(f"{fn}: {arg} must be a function and comes first, got {_shown(value, repr(value))}")
+
+
+def _shown(value: Any, otherwise: str) -> str:
+    """What an error says that it got: nothing of the entries of an array, which may be traced."""
+    return "an array" if isinstance(value, jax.Array | np.ndarray) else otherwise
 
 
 def in_range(

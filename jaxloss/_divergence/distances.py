@@ -178,8 +178,9 @@ def renyi_divergence(
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
     Returns:
-      The shape of the logits without `axis`, or a scalar; at least float32. `inf` where
-        $\alpha \ge 1$ and the predictions alone rule a class out.
+      The shape of the logits without `axis`, or a scalar; at least float32. `inf` where no class is left to both, and
+      for $\alpha \ge 1$ where the predictions alone rule a class out; beyond about $10^{29}\min(1, |1-\alpha|)$ a
+      divergence is infinite.
 
     Raises:
       TypeError: logits are not floating-point, `alpha` is not a Python number, or `where` is not boolean.
@@ -187,8 +188,8 @@ def renyi_divergence(
 
     Reference: Renyi, "On Measures of Entropy and Information" (1961).
 
-    >>> print(renyi_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]), alpha=0.5))
-    0.24022894
+    >>> print(f"{renyi_divergence(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]), alpha=0.5):.4f}")
+    0.2402
     """
     fn = "renyi_divergence"
     checks.python_number(fn, "alpha", alpha)

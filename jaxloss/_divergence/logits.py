@@ -56,7 +56,7 @@ def softmax_kl_divergence(
 
     Returns:
       The shape of the logits without `axis`, or a scalar; at least float32. `inf` where the predictions alone rule a
-      class out.
+      class out; beyond about 1e29 temperatures a difference of logits is infinite.
 
     Raises:
       TypeError: logits are not floating-point, or `where` is not boolean.

@@ -72,6 +72,7 @@ def head(
         require_tracked_axis(fn, over)
         total *= lax.axis_size(over)
     if num_classes is not None:
+        num_classes = checks.python_int(fn, "num_classes", num_classes)
         if not 0 < num_classes <= total:
             raise ValueError(
                 f"{fn}: num_classes must be in [1, {total}], the classes of the {of_kernel}, got {num_classes}"

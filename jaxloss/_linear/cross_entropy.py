@@ -94,7 +94,8 @@ def linear_cross_entropy(
       up in float32.
 
     Raises:
-      TypeError: hidden or kernel are not floating-point or differ in dtype; `where` is not boolean.
+      TypeError: hidden or kernel are not floating-point or differ in dtype; `where` is not boolean;
+        `num_classes`, `chunk_size` or `memory_budget` is not an int.
       ValueError: a shape does not fit, an option is out of its range, an unknown layout, method or reduction, a budget
         below one row, `"fast"` without a reduction, `axis_name` that is no axis here or of
         `shard_map(check_vma=False)`, `"fast"` or `"lean"` under `jit` over several devices.

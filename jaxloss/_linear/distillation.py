@@ -83,7 +83,8 @@ def linear_distillation_loss(
       added up in float32.
 
     Raises:
-      TypeError: an operand is not floating-point, or differs in dtype from its kernel; `where` is not boolean.
+      TypeError: an operand is not floating-point, or differs in dtype from its kernel; `where` is not boolean;
+        `num_classes`, `chunk_size` or `memory_budget` is not an int.
       ValueError: a shape does not fit, the numbers of classes differ, an option is out of its range or not one of this
         divergence, an unknown divergence, layout or reduction, a budget below one row, chunks under `jit` over several
         devices.

@@ -81,7 +81,8 @@ def linear_loss(
       up in float32.
 
     Raises:
-      TypeError: hidden or kernel are not floating-point or differ in dtype; `where` is not boolean.
+      TypeError: `loss_fn` is no function; hidden or kernel are not floating-point or differ in dtype; `where` is not
+        boolean; `chunk_size` or `memory_budget` is not an int.
       ValueError: a shape does not fit, `loss_fn` does not give one loss for each token or takes one number of tokens
         only, an unknown layout or reduction, a budget below one row, chunks under `jit` over several devices.
 
@@ -93,6 +94,7 @@ def linear_loss(
     4.6051702
     """
     fn = "linear_loss"
+    checks.function(fn, "loss_fn", loss_fn)
     given = head(fn, hidden, kernel, bias, kernel_layout)
     arrays = tuple(_per_token(fn, f"targets[{i}]", t, given.batch) for i, t in enumerate(targets))
     return reduced(fn, loss_fn, [given], arrays, where, weights, reduction, chunk_size, memory_budget)

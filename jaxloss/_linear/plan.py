@@ -116,8 +116,7 @@ def _budget(fn: str, kernel_bytes: int, given: Any) -> int:
 
 
 def _positive(fn: str, arg: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{fn}: {arg} must be an int, got {value!r}")
+    value = checks.python_int(fn, arg, value)
     if value <= 0:
         raise ValueError(f"{fn}: {arg} must be positive, got {value}")
     return value

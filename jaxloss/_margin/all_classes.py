@@ -39,7 +39,7 @@ def multi_margin_loss(
     `multiclass_hinge_loss` counts the worst class alone. The derivative of a hinge at 0 is 0.
 
     Args:
-      scores: $s$; `-inf` rules a class out.
+      scores: $s$; `-inf` rules a class out; a row of only `-inf` gives `inf`.
       labels: class indices $y$, the shape of the scores without `axis`, in [0, classes); outside of it loss and
         gradient of the example are NaN, and `checkify` with `user_checks` reports it.
       p: the power of each hinge, 1 or 2.
@@ -134,7 +134,7 @@ def multilabel_margin_loss(
     is 0. Time grows with the square of the number of classes, memory does not.
 
     Args:
-      scores: $s$; `-inf` rules a class out.
+      scores: $s$; `-inf` rules a class out; a row of only `-inf` gives 0.
       labels: $y$, 1 for each class that is a label of the example and 0 for the others (or between), any real or
         boolean dtype; broadcast to the shape of the scores. PyTorch's lists of indices are
         `jax.nn.one_hot(indices, classes).max(-2)`, where what follows the first -1 has been set to -1.

@@ -46,7 +46,7 @@ def multiclass_hinge_loss(
     It is 0 where the label is ahead of every other class by 1. Classes that tie for the maximum share the derivative.
 
     Args:
-      scores: $s$, any shape; `-inf` rules a class out.
+      scores: $s$, any shape; `-inf` rules a class out; a row of only `-inf` gives `inf`.
       labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
         NaN in value and gradient, and is reported by `checkify` with `user_checks`.
       axis: the axis of the classes, or a tuple of several.
@@ -87,7 +87,7 @@ def multiclass_perceptron_loss(
     It is 0 where the label has the highest score. Classes that tie for the maximum share the derivative.
 
     Args:
-      scores: $s$, any shape; `-inf` rules a class out.
+      scores: $s$, any shape; `-inf` rules a class out; a row of only `-inf` gives `inf`.
       labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
         NaN in value and gradient, and is reported by `checkify` with `user_checks`.
       axis: the axis of the classes, or a tuple of several.
@@ -132,7 +132,7 @@ def multiclass_sparsemax_loss(
     Fenchel-Young loss of half the squared norm.
 
     Args:
-      scores: $s$, any shape; `-inf` rules a class out.
+      scores: $s$, any shape; `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
         NaN in value and gradient, and is reported by `checkify` with `user_checks`.
       axis: the axis of the classes, or a tuple of several.

@@ -55,7 +55,7 @@ def entmax_loss(
     derivatives are as large as that slope.
 
     Args:
-      scores: $s$, any shape; `-inf` rules a class out.
+      scores: $s$, any shape; `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: $y$, class indices in [0, classes), of the shape of the scores without `axis`. An index out of range gives
         NaN in value and gradient, and is reported by `checkify` with `user_checks`.
       alpha: $\alpha \ge 1$, a Python number.

@@ -50,7 +50,7 @@ def bi_tempered_logistic_loss(
     equation it solves.
 
     Args:
-      logits: $x$, any shape; `-inf` rules a class out.
+      logits: $x$, any shape; `-inf` rules a class out; a row of only `-inf` gives NaN.
       labels: class indices in [0, classes), of the shape of the logits without `axis` (out of range: NaN in value and
         gradient, reported by `checkify` with `user_checks`); or floating distributions $y$ with as many dimensions as
         the logits, which have no gradient.

@@ -187,13 +187,12 @@ class _Batch:
 
 
 def _class_of_blank(fn: str, blank: Any, classes: int) -> int:
-    if isinstance(blank, bool) or not isinstance(blank, int | np.integer):
-        raise TypeError(f"{fn}: blank_id must be an int that is known while tracing, got {blank!r}")
+    blank = checks.python_int(fn, "blank_id", blank)
     if classes == 0:
         raise ValueError(f"{fn}: logits have no classes")
     if not 0 <= blank < classes:
         raise ValueError(f"{fn}: blank_id must be in [0, {classes}), the classes of the logits, got {blank}")
-    return int(blank)
+    return blank
 
 
 def _padding(fn: str, arg: str, value: Any, shape: tuple[int, ...], of: str) -> Array:
