@@ -269,15 +269,15 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("optimize_remat", [False, True])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "loop, optimize_remat", [*((n, False) for n in LOOPS), *((n, True) for n in LOOPS if "checkpoint" in n)]
+)
 def test_second_derivatives_of_a_loop_are_the_rules(loop, optimize_remat):
     # Where the body is not what the rule differentiates (a straight-through estimator, a guarded square root), a loop
     # must not fall back on it.
     f = _straight_through(optimize_remat=optimize_remat)
     x = jnp.array([0.4, 1.6], jnp.float32)
     of_loop = functools.partial(LOOPS[loop], lambda x: f(x) ** 2)
-    for first in (jax.jacrev, jax.jacfwd):
-        for second in (jax.jacrev, jax.jacfwd):
-            assert_same(second(first(of_loop))(x), 2 * jnp.eye(2), rtol=0)
-    assert_same(jax.linearize(jax.grad(of_loop), x)[1](jnp.ones(2)), jnp.full(2, 2.0), rtol=0)
+    for second in (jax.jacrev, jax.jacfwd):
+        assert_same(second(jax.grad(of_loop))(x), 2 * jnp.eye(2), rtol=0)
+    assert_same(jax.jacrev(jax.jacfwd(of_loop))(x), 2 * jnp.eye(2), rtol=0)
