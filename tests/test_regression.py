@@ -114,6 +114,35 @@ def test_sklearn_means():
     close(got, metrics.mean_squared_log_error(COUNTS.ravel(), s))
 
 
+# Digits where terms are large
+
+
+def exact_deviance(mean, y, power):
+    terms = (y ** (2 - power) / ((1 - power) * (2 - power)), y * mean ** (1 - power) / (power - 1))
+    return 2 * (sum(terms) + mean ** (2 - power) / (2 - power))
+
+
+@pytest.mark.parametrize(
+    "log_mean, y, power", [(-18.09, 1.14e-8, 7), (-18.09, 1.7e-8, 7), (-43.0, 1e-18, 4), (3.0, 1e-19, 4)]
+)
+def test_a_deviance_below_overflow(log_mean, y, power):
+    """Its terms are not."""
+    log_mean, y = np.float32(log_mean), np.float32(y)
+    with mpmath.workdps(50):
+        mean, target = mpmath.exp(float(log_mean)), mpmath.mpf(float(y))
+        want = float(exact_deviance(mean, target, power))
+        slope = float(2 * (mean - target) * mean ** (1 - power))
+    got = jax.value_and_grad(functools.partial(jaxloss.tweedie_deviance, power=power))(log_mean, y)
+    np.testing.assert_allclose(got[0], want, rtol=2e-5)
+    np.testing.assert_allclose(got[1], slope if abs(slope) < 3e38 else np.sign(slope) * np.inf, rtol=2e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5])
+def test_a_weight_of_0_drops_an_infinite_slope(power):
+    loss = functools.partial(jaxloss.tweedie_deviance, power=power, weights=jnp.array([0.0, 1.0]), reduction="sum")
+    assert jnp.all(jax.grad(lambda y: loss(jnp.zeros(2), y))(jnp.array([0.0, 1.0])) == 0)
+
+
 # One loss as the limit of another
 
 

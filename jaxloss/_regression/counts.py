@@ -287,26 +287,33 @@ def tweedie_deviance(
 def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     # With d = log(y / mean): mean^(2 - p) times a divided difference of exp at 0, d and (2 - p) d, times 2 d^2. Near
     # d = 0 that is a power series; elsewhere integrals from 0 to d of exp((1 - p) t) and exp((2 - p) t).
-    log_mean, log_y = (x if is_log else jnp.log(x)), jnp.log(y)
+    exact, highest = (x if is_log else jnp.log(x)), jnp.finfo(x.dtype).max
+    log_mean = jnp.clip(exact, -1e30, 1e30)  # no infinity, which would meet another one or 0
     none = y == 0
-    d = jnp.where(none, -1, _log_ratio(is_log, x, jnp.where(none, 1, y)))
+    d = _log_ratio(is_log, log_mean if is_log else x, jnp.where(none, 1, y))
+    d = jnp.where(none, -1, jnp.clip(d, -1e30, 1e30))
     near = jnp.abs(d) < 1 / max(1, p - 2)
     small = jnp.where(near, d, 0)
-    close = jnp.exp((2 - p) * log_mean) * jnp.square(small) * _tweedie_series(p, small)
-    inner, outer = _scaled_integral(1 - p, log_mean, d), _scaled_integral(2 - p, log_mean, d)
-    crossed = _scaled_integral(1 - p, log_mean, d, jnp.where(none, 0, log_y))
-    far = crossed - outer
+    close = _times_exp(jnp.square(small) * _tweedie_series(p, small), (2 - p) * log_mean)
+    (inner, inner_top), (outer, outer_top) = _integral(1 - p, d), _integral(2 - p, d)
+    gap = d + inner_top - outer_top  # of the exponents of y * inner and outer, which may both overflow
+    far = inner * jnp.exp(jnp.minimum(gap, 0)) - outer * jnp.exp(-jnp.maximum(gap, 0))
+    far = _times_exp(far, (2 - p) * log_mean + outer_top + jnp.maximum(gap, 0))
     of_zero = jnp.exp((2 - p) * log_mean) / (2 - p) if p < 2 else jnp.full_like(x, jnp.inf)
     losses = 2 * jnp.where(none, of_zero, jnp.where(near, close, far))
-    losses = jnp.where(y < 0, jnp.nan, losses)
+    lost = (exact == -jnp.inf) & ~none | (exact == jnp.inf) & (p <= 2)
+    losses = jnp.where(y < 0, jnp.nan, jnp.where(lost, jnp.inf, losses))
 
     if is_log:
         steep = d > 1
-        change = -jnp.exp((2 - p) * x) * jnp.where(none, -1, stable.expm1(jnp.where(steep, 0, d)))
-        slope = 2 * jnp.where(steep, jnp.exp((2 - p) * x) - jnp.exp(log_y + (1 - p) * x), change)
+        change = jnp.where(none, 1, -stable.expm1(jnp.where(steep, 0, d)))
+        shrunk = jnp.exp(-jnp.where(steep, d, 1)) - 1
+        exponent = (2 - p) * log_mean
+        slope = _times_exp(jnp.where(steep, shrunk, change), jnp.where(steep, exponent + d, exponent))
     else:
-        slope = 2 * (x - y) * jnp.exp(-p * log_mean)
-    return losses, (slope, jnp.where(none, -jnp.inf, 2 * inner))
+        slope = _times_exp(x - y, -p * log_mean)
+    by_target = jnp.where(none, -jnp.inf, 2 * _times_exp(inner, (1 - p) * log_mean + inner_top))
+    return losses, (2 * slope, jnp.clip(by_target, -highest, highest))  # finite, so that 0 times it is 0
 
 
 def _tweedie_series(p: float, d: Array) -> Array:
@@ -317,6 +324,12 @@ def _tweedie_series(p: float, d: Array) -> Array:
     return total
 
 
-def _scaled_integral(c: float, x: Array, d: Array, offset: Array | float = 0.0) -> Array:
-    """exp(offset + c x) times the integral from 0 to d of exp(c t)."""
-    return d * jnp.exp(offset + c * x + jnp.maximum(c * d, 0)) * exp_moments(-jnp.abs(c * d))[0]
+def _integral(c: float, d: Array) -> tuple[Array, Array]:
+    """The integral from 0 to d of exp(c t) as a factor and the exponent of another one."""
+    return d * exp_moments(-jnp.abs(c * d))[0], jnp.maximum(c * d, 0)
+
+
+def _times_exp(x: Array, exponent: Array) -> Array:
+    """x exp(exponent): 0 for x = 0, and infinite only where the product is."""
+    half = jnp.minimum(jnp.exp(exponent / 2), jnp.finfo(x.dtype).max)
+    return x * half * half
