@@ -143,6 +143,31 @@ def test_a_weight_of_0_drops_an_infinite_slope(power):
     assert jnp.all(jax.grad(lambda y: loss(jnp.zeros(2), y))(jnp.array([0.0, 1.0])) == 0)
 
 
+LARGE = np.float32([3, 10, 1e3, 1e5, 1e6, 43300624, 1e9])
+
+
+@pytest.mark.parametrize("log_input", [False, True])
+@pytest.mark.parametrize("off", [1.0, 1.001, 0.6, 4.0, 0.01])
+def test_likelihoods_of_large_counts(off, log_input):
+    """The logarithm of a factorial is far larger than the loss."""
+    mean = LARGE * np.float32(off)
+    x = np.log(mean) if log_input else mean
+    got, pullback = jax.vjp(functools.partial(jaxloss.poisson_nll, log_input=log_input, full=True), x, LARGE)
+    slope, to_target = pullback(jnp.ones_like(got))
+    with mpmath.workdps(50):
+        pairs = [(mpmath.mpf(float(a)), mpmath.mpf(float(y))) for a, y in zip(x, LARGE, strict=True)]
+        logs = [a if log_input else mpmath.log(a) for a, _ in pairs]
+        means = [mpmath.exp(a) for a in logs]
+        terms = list(zip(means, logs, (y for _, y in pairs), strict=True))
+        want = np.array([float(m - y * a + mpmath.loggamma(y + 1)) for m, a, y in terms])
+        by_mean = np.array([float(m - y if log_input else 1 - y / m) for m, _, y in terms])
+        by_count = np.array([float(mpmath.digamma(y + 1) - a) for _, a, y in terms])
+    bit = np.abs(x) * 2.0**-24 * log_input  # of a logarithm: half of it is what no code can know
+    np.testing.assert_array_less(np.abs(got - want), 1e-6 * np.abs(want) + 1e-30 + np.abs(by_mean) * bit)
+    np.testing.assert_array_less(np.abs(slope - by_mean), 1e-6 * np.abs(by_mean) + 1e-30 + 3 * LARGE * 1e-7 * log_input)
+    np.testing.assert_array_less(np.abs(to_target - by_count), 2e-6 * np.abs(by_count) + 2 * bit)
+
+
 # One loss as the limit of another
 
 

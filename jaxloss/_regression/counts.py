@@ -7,12 +7,21 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.lax import digamma
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._regression.special import exp_moments, log_gamma, log_gamma_excess, log_gamma_ratio
+from jaxloss._regression.special import (
+    exp_moments,
+    is_large,
+    less_log1p,
+    log_factorial_excess,
+    log_gamma,
+    log_gamma_excess,
+    log_gamma_ratio,
+)
 
 Rule = Callable[..., Array]
 
@@ -68,22 +77,37 @@ def poisson_nll(
     >>> print(poisson_nll(jnp.log(jnp.array([1.0, 2.0])), jnp.array([3, 2]), full=True).round(4))
     [2.7918 1.3069]
     """
-    rule = _plus_log_factorial(_poisson[bool(log_input)], full)
+    rule = _poisson[bool(full)][bool(log_input)]
     return elementwise("poisson_nll", rule, where, weights, reduction, predictions=predictions, targets=targets)
 
 
-@_links
-def _poisson(is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     none = y == 0
     if is_log:
         # exp overflows long before the bound, which keeps inf - inf away.
         losses = jnp.exp(x) - jnp.where(none, 0, y * jnp.minimum(jnp.where(none, 0, x), 1e4))
-        return losses, (_difference(True, x, y), -x)
-    finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
-    log = jnp.log(finite)
-    losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
-    slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
-    return losses, (slope, -jnp.maximum(log, jnp.finfo(x.dtype).min))
+        slope, to_target = _difference(True, x, y), -x
+    else:
+        finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
+        log = jnp.log(finite)
+        losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
+        slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
+        to_target = -jnp.maximum(log, jnp.finfo(x.dtype).min)
+    if not full:
+        return losses, (slope, to_target)
+    # Large terms would cancel. What is least where the rate is the count, y (u - log(1 + u)) with u = rate / y - 1, and
+    # what remains of the factorial do not (Loader, "Fast and accurate computation of binomial probabilities", 2000).
+    large = is_large(y)
+    count = jnp.where(large, y, 8)
+    log = -_log_ratio(is_log, x, count)
+    apart = count * less_log1p(_difference(is_log, x, count) / count, jnp.minimum(log, 1e4))
+    excess, by_count = log_factorial_excess(count)
+    losses = jnp.where(large, apart + excess, losses + log_gamma(y + 1))
+    by_count = by_count - jnp.maximum(log, -jnp.inf if is_log else jnp.finfo(x.dtype).min)
+    return losses, (slope, jnp.where(large, by_count, to_target + digamma(y + 1)))
+
+
+_poisson = [_links(functools.partial(_poisson_terms, full)) for full in (False, True)]
 
 
 @loss()
@@ -234,9 +258,10 @@ def _log_ratio(is_log: bool, x: Array, y: Array) -> Array:
     """log(y / mean)."""
     if is_log:
         return jnp.log(y) - x
-    change = (y - x) / x
-    near = jnp.abs(change) < 0.5
-    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), jnp.log(y) - jnp.log(x))
+    change, ratio = (y - x) / x, y / x
+    near, ordinary = jnp.abs(change) < 0.5, (ratio > 1e-30) & (ratio < 1e30)
+    far = jnp.where(ordinary, jnp.log(jnp.where(ordinary, ratio, 1)), jnp.log(y) - jnp.log(x))
+    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), far)
 
 
 @loss()

@@ -124,9 +124,27 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
     return total
 
 
+def is_large(x: Array) -> Array:
+    """Has Stirling's series the digits of the dtype?"""
+    return x >= (8 if _is_wide(x) else 3)
+
+
+def log_factorial_excess(y: Array) -> tuple[Array, Array]:
+    r"""$\log y! - y\log y + y$ for large y, by Stirling's series, and the slope $\psi(y + 1) - \log y$."""
+    a = 1 / y
+    return (jnp.log(y) + math.log(2 * math.pi)) / 2 + _stirling(a), a + _digamma_less_log(a)
+
+
+def less_log1p(u: Array, log: Array) -> Array:
+    """u - log(1 + u); `log` is that logarithm, in use where nothing cancels."""
+    near = jnp.abs(u - 0.25) <= 0.75
+    small = jnp.where(near, u, 0)
+    return jnp.where(near, jnp.square(small) * stable.log1p_ratios(small)[1], u - log)
+
+
 def log_gamma_excess(k: Array) -> tuple[Array, Array]:
     r"""$\log\Gamma(k) - k\log k + k$ for k > 0, and its slope $\psi(k) - \log k$: for large k by Stirling's series."""
-    near = k >= (8 if _is_wide(k) else 3)
+    near = is_large(k)
     a, small = 1 / jnp.where(near, k, 8), jnp.where(near, 1, k)
     far = log_gamma(small) - small * jnp.log(small) + small
     value = jnp.where(near, jnp.log(2 * math.pi * a) / 2 + _stirling(a), far)
