@@ -168,6 +168,45 @@ def test_likelihoods_of_large_counts(off, log_input):
     np.testing.assert_array_less(np.abs(to_target - by_count), 2e-6 * np.abs(by_count) + 2 * bit)
 
 
+def exact_negative_binomial(mean, y, dispersion):
+    """With the factorial, and the slopes in target and dispersion, in numbers of mpmath."""
+    r, log = 1 / dispersion, mpmath.log1p(dispersion * mean)
+    pull = mean / (1 + dispersion * mean)
+    ratio = mpmath.loggamma(r + y) - mpmath.loggamma(r) - y * mpmath.log(r)
+    value = (r + y) * log - y * mpmath.log(mean) - ratio + mpmath.loggamma(y + 1)
+    by_count = log - mpmath.log(mean) - mpmath.digamma(r + y) + mpmath.log(r) + mpmath.digamma(y + 1)
+    by_r = log - dispersion**2 * (r + y) * pull - mpmath.digamma(r + y) + mpmath.digamma(r) + y / r
+    return float(value), float(by_count), float(-by_r * r * r)
+
+
+@pytest.mark.parametrize("log_input", [False, True])
+@pytest.mark.parametrize("dispersion", [1e-8, 0.008, 0.2, 0.3, 2.0, 1e3])
+@pytest.mark.parametrize("off", [1.0, 1.001, 0.6, 4.0])
+def test_overdispersed_large_counts(off, dispersion, log_input):
+    mean, dispersion = LARGE * np.float32(off), np.float32(dispersion)
+    x = np.log(mean) if log_input else mean
+    loss = functools.partial(jaxloss.negative_binomial_nll, log_input=log_input)
+    alphas = np.full_like(x, dispersion)
+    got, pullback = jax.vjp(lambda x, y, a: loss(x, y, dispersion=a, full=True), x, LARGE, alphas)
+    slope, to_target, to_dispersion = pullback(jnp.ones_like(got))
+    alone = jax.grad(lambda a: jnp.sum(loss(x, LARGE, dispersion=a)))(alphas)
+    with mpmath.workdps(60):
+        numbers = [[mpmath.mpf(float(v)) for v in (a, y, dispersion)] for a, y in zip(x, LARGE, strict=True)]
+        means = [mpmath.exp(a) if log_input else a for a, _, _ in numbers]
+        pairs = list(zip(means, numbers, strict=True))
+        want, by_count, by_dispersion = np.transpose([exact_negative_binomial(m, y, a) for m, (_, y, a) in pairs])
+        by_log = np.array([float((m - y) / (1 + a * m)) for m, (_, y, a) in pairs])
+    bit = (1 + np.abs(x) if log_input else 1) * 2.0**-23  # of the logarithm of the mean, which decides the digits
+    shift = bit * mean / (1.0 + dispersion * mean) + 2 * bit * np.abs(by_log)
+    np.testing.assert_array_less(np.abs(got - want), 2e-6 * np.abs(want) + np.abs(by_log) * bit * 2)
+    np.testing.assert_array_less(np.abs(slope * (1 if log_input else x) - by_log), 4 * shift + 1e-30)
+    np.testing.assert_array_less(np.abs(to_target - by_count), 2e-6 * np.abs(by_count) + 2 * bit)
+    for by in (to_dispersion, alone):
+        np.testing.assert_array_less(
+            np.abs(by - by_dispersion), 3e-6 * np.abs(by_dispersion) + 2 * np.abs(by_log) * shift
+        )
+
+
 # One loss as the limit of another
 
 

@@ -20,6 +20,7 @@ from jaxloss._regression.special import (
     log_factorial_excess,
     log_gamma,
     log_gamma_excess,
+    log_gamma_excess_change,
     log_gamma_ratio,
 )
 
@@ -29,10 +30,6 @@ Rule = Callable[..., Array]
 def _links(f: Callable[..., tuple[Array, tuple[Array, ...]]]) -> tuple[Rule, Rule]:
     """The rule for means, and that for logarithms of means; `f` is told which."""
     return with_slopes(functools.partial(f, False)), with_slopes(functools.partial(f, True))
-
-
-def _plus_log_factorial(rule: Rule, full: bool) -> Rule:
-    return (lambda x, y, *rest: rule(x, y, *rest) + log_gamma(y + 1)) if full else rule
 
 
 def _difference(is_log: bool, x: Array, y: Array) -> Array:
@@ -100,10 +97,10 @@ def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array,
     large = is_large(y)
     count = jnp.where(large, y, 8)
     log = -_log_ratio(is_log, x, count)
-    apart = count * less_log1p(_difference(is_log, x, count) / count, jnp.minimum(log, 1e4))
+    apart, _ = less_log1p(_difference(is_log, x, count), 1 / count, jnp.minimum(log, 1e4))
     excess, by_count = log_factorial_excess(count)
     losses = jnp.where(large, apart + excess, losses + log_gamma(y + 1))
-    by_count = by_count - jnp.maximum(log, -jnp.inf if is_log else jnp.finfo(x.dtype).min)
+    by_count = by_count - jnp.maximum(log, jnp.finfo(x.dtype).min)
     return losses, (slope, jnp.where(large, by_count, to_target + digamma(y + 1)))
 
 
@@ -152,13 +149,14 @@ def negative_binomial_nll(
     """
     fn = "negative_binomial_nll"
     checks.in_range(fn, "dispersion", dispersion, 0, math.inf)
-    rule = _plus_log_factorial(_negative_binomial[bool(log_input)], full)
+    rule = _negative_binomial[bool(full)][bool(log_input)]
     operands = {"predictions": predictions, "targets": targets, "dispersion": dispersion}
     return elementwise(fn, rule, where, weights, reduction, **operands)
 
 
-@_links
-def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+def _negative_binomial_terms(
+    full: bool, is_log: bool, x: Array, y: Array, dispersion: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     # With a = dispersion * mean, from a below 1 and from 1 / a above: neither overflows.
     log_mean = x if is_log else jnp.log(x)
     log_a = jnp.where(dispersion == 0, -jnp.inf, log_mean + jnp.log(dispersion))
@@ -176,8 +174,9 @@ def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> t
     losses = jnp.where(small, mean * first, log / divisor) + counted - gamma
     losses = losses if is_log else jnp.where(x < 0, jnp.nan, losses)
 
-    inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / jnp.where(small, 1, x)
-    far = (1 - y * inverse) * over / divisor
+    big = jnp.where(small, 1, jnp.minimum(x, jnp.finfo(x.dtype).max))
+    inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / big
+    far = (1 - y * inverse if is_log else (big - y) / big) * over / divisor
     none = y == 0
     if is_log:
         slope = jnp.where(small, _difference(True, jnp.where(small, x, 0), y) * over, far)
@@ -186,11 +185,31 @@ def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> t
         slope = jnp.where(small, near, far * inverse)
     pull = jnp.where(small, mean * over, over / divisor)  # mean / (1 + dispersion * mean)
     bend = jnp.where(small, jnp.square(mean) * (over - second), (log - over) / jnp.square(divisor))
-    return losses, (
-        slope,
-        jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count,
-        y * pull - bend - by_dispersion,
-    )
+    to_target = jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count
+    to_dispersion = y * pull - bend - by_dispersion
+
+    # As for Poisson, with what is least where the mean is the count: two terms of its kind, for y and for r.
+    large = is_large(y) & (y * dispersion < jnp.inf)
+    count = jnp.where(large, y, 8)
+    step = slope if is_log else jnp.where(small, (x - y) * over, far)  # (mean - y) / (1 + dispersion * mean)
+    step = jnp.where(large, step, 0)
+    change, change_by_count, change_by_dispersion = log_gamma_excess_change(count, dispersion)
+    r_log = jnp.log1p(count * dispersion) - log  # of (r + count) / (r + mean)
+    of_r, by_r = less_log1p(-step, dispersion, r_log)
+    to_dispersion = jnp.where(large, change_by_dispersion - by_r, to_dispersion)
+    if not full:
+        return losses, (slope, to_target, to_dispersion)
+    near = jnp.abs(step) < count / 2
+    far_log = jnp.log(1 / count + dispersion) - per_count
+    count_log = jnp.where(near, jnp.log1p(jnp.where(near, step / count, 0)), far_log)
+    excess, excess_by_count = log_factorial_excess(count)
+    of_count, _ = less_log1p(step, 1 / count, jnp.minimum(count_log, 1e4))
+    losses = jnp.where(large, of_count + of_r + excess + change, losses + log_gamma(y + 1))
+    by_count = excess_by_count + change_by_count - jnp.maximum(count_log, jnp.finfo(x.dtype).min)
+    return losses, (slope, jnp.where(large, by_count, to_target + digamma(y + 1)), to_dispersion)
+
+
+_negative_binomial = [_links(functools.partial(_negative_binomial_terms, full)) for full in (False, True)]
 
 
 @loss()
