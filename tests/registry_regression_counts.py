@@ -83,6 +83,7 @@ def common(**everything: Any) -> dict[str, Any]:
     }
 
 
+HUGE = float(np.finfo(np.float32).max)  # an infinite slope that a weight of 0 must make 0
 NOT_A_NUMBER = Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, NAN]))
 MEAN = {"log_input": False}
 
@@ -104,6 +105,8 @@ CASES = [
             Edge("impossible", ([-INF], [2.0]), [INF], ([-2.0], [INF])),
             Edge("overflow", ([100.0, INF], [3.0, 3.0]), [INF, INF], ([INF, INF], [-100.0, -INF])),
             Edge("at the rate", ([1e-7], [1.0]), [1.0], ([1e-7], [-1e-7])),
+            Edge("large count", ([-INF, INF], [8.0, 8.0]), [INF, INF], ([-8.0, INF], [HUGE, -INF]), {"full": True}),
+            Edge("no rate of a large count", ([0.0], [8.0]), [INF], ([-INF], [HUGE]), {"full": True, **MEAN}),
             Edge("no rate", ([0.0, 0.0], [0.0, 2.0]), [0.0, INF], ([1.0, -INF], "any"), MEAN),
             Edge("negative rate", ([-1.0, -1.0], [0.0, 1.0]), [NAN, NAN], "any", MEAN),
             Edge("large rate", ([1e30, INF], [1e30, 1.0]), [1e30 * (1 - np.log(1e30)), INF], ([0.0, 1.0], "any"), MEAN),
@@ -142,7 +145,10 @@ CASES = [
                 {"dispersion": 0.0},
             ),
             Edge("nearly poisson", ([0.0], [3.0]), [1.0], ([-2.0], [-1.5e-30]), {"dispersion": 1e-30}),
+            Edge("boundless dispersion", ([0.0], [5.0]), "finite", ([-4e-30], "any"), {"dispersion": 1e30}),
+            Edge("infinite large count", ([INF, -INF], [8.0, 8.0]), [INF, INF], ([1.0, -8.0], "any"), {"full": True}),
             Edge("no mean", ([0.0, 0.0], [0.0, 2.0]), [0.0, INF], ([1.0, -INF], "any"), MEAN),
+            Edge("no mean of a large count", ([0.0], [8.0]), [INF], ([-INF], "any"), {"full": True, **MEAN}),
             Edge("negative mean", ([-1.0, -1.0], [0.0, 1.0]), [NAN, NAN], "any", MEAN),
         ),
     ),
@@ -194,14 +200,20 @@ CASES = [
         conditioned=0.0,
         edges=(
             NOT_A_NUMBER,
-            Edge("zero", ([0.0, 2.0], [0.0, 0.0]), [4.0, 4 * np.e], ([2.0, 2 * np.e], [-INF, -INF])),
-            Edge("zero count", ([0.0], [0.0]), [2.0], ([2.0], [-INF]), {"power": 1.0}),
-            Edge("impossible zero", ([0.0], [0.0]), [INF], ([2.0], [-INF]), {"power": 2.0}),
-            Edge("nothing expected", ([-1e4], [0.0]), [0.0], ([0.0], [-INF])),
-            Edge("far", ([60.0], [0.0]), [4 * np.exp(30.0)], ([2 * np.exp(30.0)], [-INF])),
+            Edge("zero", ([0.0, 2.0], [0.0, 0.0]), [4.0, 4 * np.e], ([2.0, 2 * np.e], [-HUGE, -HUGE])),
+            Edge("zero count", ([0.0], [0.0]), [2.0], ([2.0], [-HUGE]), {"power": 1.0}),
+            Edge("impossible zero", ([0.0], [0.0]), [INF], ([2.0], [-HUGE]), {"power": 2.0}),
+            Edge("nothing expected", ([-1e4], [0.0]), [0.0], ([0.0], [-HUGE])),
+            Edge("far", ([60.0], [0.0]), [4 * np.exp(30.0)], ([2 * np.exp(30.0)], [-HUGE])),
             Edge("near", ([1e-6], [1.0]), [1.0000003333e-12], ([2.000001e-6], [-2e-6]), {"power": 1.0}),
             Edge("near in the mean", ([1.0000001192092896], [1.0]), "finite", "finite", MEAN),
             Edge("negative", ([1.0], [-1.0]), [NAN], "any"),
+            Edge("overflow", ([-128.0], [1.0]), [INF], ([-INF], [HUGE]), {"power": 3.0}),
+            Edge("steep overflow", ([20.0], [2.0**-100]), [INF], ([2 * np.exp(-40.0)], [-HUGE]), {"power": 4.0}),
+            Edge("overflow in the mean", ([2.0**-72], [1.0]), [INF], ([-INF], [HUGE]), {"power": 4.0, **MEAN}),
+            Edge("no mean", ([0.0, 2.0**-144], [1.0, 1.0]), [INF, INF], ([-INF, -INF], [HUGE, HUGE]), MEAN),
+            Edge("no mean of a count", ([0.0, 0.0], [1.0, 0.0]), [INF, 0.0], "any", {"power": 1.0, **MEAN}),
+            Edge("right and tiny", ([2.0**-26], [2.0**-26]), [0.0], ([0.0], [0.0]), {"power": 7.0, **MEAN}),
         ),
     ),
 ]

@@ -114,6 +114,99 @@ def test_sklearn_means():
     close(got, metrics.mean_squared_log_error(COUNTS.ravel(), s))
 
 
+# Digits where terms are large
+
+
+def exact_deviance(mean, y, power):
+    terms = (y ** (2 - power) / ((1 - power) * (2 - power)), y * mean ** (1 - power) / (power - 1))
+    return 2 * (sum(terms) + mean ** (2 - power) / (2 - power))
+
+
+@pytest.mark.parametrize(
+    "log_mean, y, power", [(-18.09, 1.14e-8, 7), (-18.09, 1.7e-8, 7), (-43.0, 1e-18, 4), (3.0, 1e-19, 4)]
+)
+def test_a_deviance_below_overflow(log_mean, y, power):
+    """Its terms are not."""
+    log_mean, y = np.float32(log_mean), np.float32(y)
+    with mpmath.workdps(50):
+        mean, target = mpmath.exp(float(log_mean)), mpmath.mpf(float(y))
+        want = float(exact_deviance(mean, target, power))
+        slope = float(2 * (mean - target) * mean ** (1 - power))
+    got = jax.value_and_grad(functools.partial(jaxloss.tweedie_deviance, power=power))(log_mean, y)
+    np.testing.assert_allclose(got[0], want, rtol=2e-5)
+    np.testing.assert_allclose(got[1], slope if abs(slope) < 3e38 else np.sign(slope) * np.inf, rtol=2e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5])
+def test_a_weight_of_0_drops_an_infinite_slope(power):
+    loss = functools.partial(jaxloss.tweedie_deviance, power=power, weights=jnp.array([0.0, 1.0]), reduction="sum")
+    assert jnp.all(jax.grad(lambda y: loss(jnp.zeros(2), y))(jnp.array([0.0, 1.0])) == 0)
+
+
+LARGE = np.float32([3, 10, 1e3, 1e5, 1e6, 43300624, 1e9])
+
+
+@pytest.mark.parametrize("log_input", [False, True])
+@pytest.mark.parametrize("off", [1.0, 1.001, 0.6, 4.0, 0.01])
+def test_likelihoods_of_large_counts(off, log_input):
+    """The logarithm of a factorial is far larger than the loss."""
+    mean = LARGE * np.float32(off)
+    x = np.log(mean) if log_input else mean
+    got, pullback = jax.vjp(functools.partial(jaxloss.poisson_nll, log_input=log_input, full=True), x, LARGE)
+    slope, to_target = pullback(jnp.ones_like(got))
+    with mpmath.workdps(50):
+        pairs = [(mpmath.mpf(float(a)), mpmath.mpf(float(y))) for a, y in zip(x, LARGE, strict=True)]
+        logs = [a if log_input else mpmath.log(a) for a, _ in pairs]
+        means = [mpmath.exp(a) for a in logs]
+        terms = list(zip(means, logs, (y for _, y in pairs), strict=True))
+        want = np.array([float(m - y * a + mpmath.loggamma(y + 1)) for m, a, y in terms])
+        by_mean = np.array([float(m - y if log_input else 1 - y / m) for m, _, y in terms])
+        by_count = np.array([float(mpmath.digamma(y + 1) - a) for _, a, y in terms])
+    bit = np.abs(x) * 2.0**-24 * log_input  # of a logarithm: half of it is what no code can know
+    np.testing.assert_array_less(np.abs(got - want), 1e-6 * np.abs(want) + 1e-30 + np.abs(by_mean) * bit)
+    np.testing.assert_array_less(np.abs(slope - by_mean), 1e-6 * np.abs(by_mean) + 1e-30 + 3 * LARGE * 1e-7 * log_input)
+    np.testing.assert_array_less(np.abs(to_target - by_count), 2e-6 * np.abs(by_count) + 2 * bit)
+
+
+def exact_negative_binomial(mean, y, dispersion):
+    """With the factorial, and the slopes in target and dispersion, in numbers of mpmath."""
+    r, log = 1 / dispersion, mpmath.log1p(dispersion * mean)
+    pull = mean / (1 + dispersion * mean)
+    ratio = mpmath.loggamma(r + y) - mpmath.loggamma(r) - y * mpmath.log(r)
+    value = (r + y) * log - y * mpmath.log(mean) - ratio + mpmath.loggamma(y + 1)
+    by_count = log - mpmath.log(mean) - mpmath.digamma(r + y) + mpmath.log(r) + mpmath.digamma(y + 1)
+    by_r = log - dispersion**2 * (r + y) * pull - mpmath.digamma(r + y) + mpmath.digamma(r) + y / r
+    return float(value), float(by_count), float(-by_r * r * r)
+
+
+@pytest.mark.parametrize("log_input", [False, True])
+@pytest.mark.parametrize("dispersion", [1e-8, 0.008, 0.2, 0.3, 2.0, 1e3])
+@pytest.mark.parametrize("off", [1.0, 1.001, 0.6, 4.0])
+def test_overdispersed_large_counts(off, dispersion, log_input):
+    mean, dispersion = LARGE * np.float32(off), np.float32(dispersion)
+    x = np.log(mean) if log_input else mean
+    loss = functools.partial(jaxloss.negative_binomial_nll, log_input=log_input)
+    alphas = np.full_like(x, dispersion)
+    got, pullback = jax.vjp(lambda x, y, a: loss(x, y, dispersion=a, full=True), x, LARGE, alphas)
+    slope, to_target, to_dispersion = pullback(jnp.ones_like(got))
+    alone = jax.grad(lambda a: jnp.sum(loss(x, LARGE, dispersion=a)))(alphas)
+    with mpmath.workdps(60):
+        numbers = [[mpmath.mpf(float(v)) for v in (a, y, dispersion)] for a, y in zip(x, LARGE, strict=True)]
+        means = [mpmath.exp(a) if log_input else a for a, _, _ in numbers]
+        pairs = list(zip(means, numbers, strict=True))
+        want, by_count, by_dispersion = np.transpose([exact_negative_binomial(m, y, a) for m, (_, y, a) in pairs])
+        by_log = np.array([float((m - y) / (1 + a * m)) for m, (_, y, a) in pairs])
+    bit = (1 + np.abs(x) if log_input else 1) * 2.0**-23  # of the logarithm of the mean, which decides the digits
+    shift = bit * mean / (1.0 + dispersion * mean) + 2 * bit * np.abs(by_log)
+    np.testing.assert_array_less(np.abs(got - want), 2e-6 * np.abs(want) + np.abs(by_log) * bit * 2)
+    np.testing.assert_array_less(np.abs(slope * (1 if log_input else x) - by_log), 4 * shift + 1e-30)
+    np.testing.assert_array_less(np.abs(to_target - by_count), 2e-6 * np.abs(by_count) + 2 * bit)
+    for by in (to_dispersion, alone):
+        np.testing.assert_array_less(
+            np.abs(by - by_dispersion), 3e-6 * np.abs(by_dispersion) + 2 * np.abs(by_log) * shift
+        )
+
+
 # One loss as the limit of another
 
 

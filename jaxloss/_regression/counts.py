@@ -7,12 +7,22 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.lax import digamma
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.elements import elementwise, with_slopes
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._regression.special import exp_moments, log_gamma, log_gamma_excess, log_gamma_ratio
+from jaxloss._regression.special import (
+    exp_moments,
+    is_large,
+    less_log1p,
+    log_factorial_excess,
+    log_gamma,
+    log_gamma_excess,
+    log_gamma_excess_change,
+    log_gamma_ratio,
+)
 
 Rule = Callable[..., Array]
 
@@ -20,10 +30,6 @@ Rule = Callable[..., Array]
 def _links(f: Callable[..., tuple[Array, tuple[Array, ...]]]) -> tuple[Rule, Rule]:
     """The rule for means, and that for logarithms of means; `f` is told which."""
     return with_slopes(functools.partial(f, False)), with_slopes(functools.partial(f, True))
-
-
-def _plus_log_factorial(rule: Rule, full: bool) -> Rule:
-    return (lambda x, y, *rest: rule(x, y, *rest) + log_gamma(y + 1)) if full else rule
 
 
 def _difference(is_log: bool, x: Array, y: Array) -> Array:
@@ -68,22 +74,37 @@ def poisson_nll(
     >>> print(poisson_nll(jnp.log(jnp.array([1.0, 2.0])), jnp.array([3, 2]), full=True).round(4))
     [2.7918 1.3069]
     """
-    rule = _plus_log_factorial(_poisson[bool(log_input)], full)
+    rule = _poisson[bool(full)][bool(log_input)]
     return elementwise("poisson_nll", rule, where, weights, reduction, predictions=predictions, targets=targets)
 
 
-@_links
-def _poisson(is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     none = y == 0
     if is_log:
         # exp overflows long before the bound, which keeps inf - inf away.
         losses = jnp.exp(x) - jnp.where(none, 0, y * jnp.minimum(jnp.where(none, 0, x), 1e4))
-        return losses, (_difference(True, x, y), -x)
-    finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
-    log = jnp.log(finite)
-    losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
-    slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
-    return losses, (slope, -jnp.maximum(log, jnp.finfo(x.dtype).min))
+        slope, to_target = _difference(True, x, y), -x
+    else:
+        finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
+        log = jnp.log(finite)
+        losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
+        slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
+        to_target = -jnp.maximum(log, jnp.finfo(x.dtype).min)
+    if not full:
+        return losses, (slope, to_target)
+    # Large terms would cancel. What is least where the rate is the count, y (u - log(1 + u)) with u = rate / y - 1, and
+    # what remains of the factorial do not (Loader, "Fast and accurate computation of binomial probabilities", 2000).
+    large = is_large(y)
+    count = jnp.where(large, y, 8)
+    log = -_log_ratio(is_log, x, count)
+    apart, _ = less_log1p(_difference(is_log, x, count), 1 / count, jnp.minimum(log, 1e4))
+    excess, by_count = log_factorial_excess(count)
+    losses = jnp.where(large, apart + excess, losses + log_gamma(y + 1))
+    by_count = by_count - jnp.maximum(log, jnp.finfo(x.dtype).min)
+    return losses, (slope, jnp.where(large, by_count, to_target + digamma(y + 1)))
+
+
+_poisson = [_links(functools.partial(_poisson_terms, full)) for full in (False, True)]
 
 
 @loss()
@@ -128,13 +149,14 @@ def negative_binomial_nll(
     """
     fn = "negative_binomial_nll"
     checks.in_range(fn, "dispersion", dispersion, 0, math.inf)
-    rule = _plus_log_factorial(_negative_binomial[bool(log_input)], full)
+    rule = _negative_binomial[bool(full)][bool(log_input)]
     operands = {"predictions": predictions, "targets": targets, "dispersion": dispersion}
     return elementwise(fn, rule, where, weights, reduction, **operands)
 
 
-@_links
-def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+def _negative_binomial_terms(
+    full: bool, is_log: bool, x: Array, y: Array, dispersion: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
     # With a = dispersion * mean, from a below 1 and from 1 / a above: neither overflows.
     log_mean = x if is_log else jnp.log(x)
     log_a = jnp.where(dispersion == 0, -jnp.inf, log_mean + jnp.log(dispersion))
@@ -152,8 +174,9 @@ def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> t
     losses = jnp.where(small, mean * first, log / divisor) + counted - gamma
     losses = losses if is_log else jnp.where(x < 0, jnp.nan, losses)
 
-    inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / jnp.where(small, 1, x)
-    far = (1 - y * inverse) * over / divisor
+    big = jnp.where(small, 1, jnp.minimum(x, jnp.finfo(x.dtype).max))
+    inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / big
+    far = (1 - y * inverse if is_log else (big - y) / big) * over / divisor
     none = y == 0
     if is_log:
         slope = jnp.where(small, _difference(True, jnp.where(small, x, 0), y) * over, far)
@@ -162,11 +185,31 @@ def _negative_binomial(is_log: bool, x: Array, y: Array, dispersion: Array) -> t
         slope = jnp.where(small, near, far * inverse)
     pull = jnp.where(small, mean * over, over / divisor)  # mean / (1 + dispersion * mean)
     bend = jnp.where(small, jnp.square(mean) * (over - second), (log - over) / jnp.square(divisor))
-    return losses, (
-        slope,
-        jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count,
-        y * pull - bend - by_dispersion,
-    )
+    to_target = jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count
+    to_dispersion = y * pull - bend - by_dispersion
+
+    # As for Poisson, with what is least where the mean is the count: two terms of its kind, for y and for r.
+    large = is_large(y) & (y * dispersion < jnp.inf)
+    count = jnp.where(large, y, 8)
+    step = slope if is_log else jnp.where(small, (x - y) * over, far)  # (mean - y) / (1 + dispersion * mean)
+    step = jnp.where(large, step, 0)
+    change, change_by_count, change_by_dispersion = log_gamma_excess_change(count, dispersion)
+    r_log = jnp.log1p(count * dispersion) - log  # of (r + count) / (r + mean)
+    of_r, by_r = less_log1p(-step, dispersion, r_log)
+    to_dispersion = jnp.where(large, change_by_dispersion - by_r, to_dispersion)
+    if not full:
+        return losses, (slope, to_target, to_dispersion)
+    near = jnp.abs(step) < count / 2
+    far_log = jnp.log(1 / count + dispersion) - per_count
+    count_log = jnp.where(near, jnp.log1p(jnp.where(near, step / count, 0)), far_log)
+    excess, excess_by_count = log_factorial_excess(count)
+    of_count, _ = less_log1p(step, 1 / count, jnp.minimum(count_log, 1e4))
+    losses = jnp.where(large, of_count + of_r + excess + change, losses + log_gamma(y + 1))
+    by_count = excess_by_count + change_by_count - jnp.maximum(count_log, jnp.finfo(x.dtype).min)
+    return losses, (slope, jnp.where(large, by_count, to_target + digamma(y + 1)), to_dispersion)
+
+
+_negative_binomial = [_links(functools.partial(_negative_binomial_terms, full)) for full in (False, True)]
 
 
 @loss()
@@ -234,9 +277,10 @@ def _log_ratio(is_log: bool, x: Array, y: Array) -> Array:
     """log(y / mean)."""
     if is_log:
         return jnp.log(y) - x
-    change = (y - x) / x
-    near = jnp.abs(change) < 0.5
-    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), jnp.log(y) - jnp.log(x))
+    change, ratio = (y - x) / x, y / x
+    near, ordinary = jnp.abs(change) < 0.5, (ratio > 1e-30) & (ratio < 1e30)
+    far = jnp.where(ordinary, jnp.log(jnp.where(ordinary, ratio, 1)), jnp.log(y) - jnp.log(x))
+    return jnp.where(near, jnp.log1p(jnp.where(near, change, 0)), far)
 
 
 @loss()
@@ -287,26 +331,33 @@ def tweedie_deviance(
 def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     # With d = log(y / mean): mean^(2 - p) times a divided difference of exp at 0, d and (2 - p) d, times 2 d^2. Near
     # d = 0 that is a power series; elsewhere integrals from 0 to d of exp((1 - p) t) and exp((2 - p) t).
-    log_mean, log_y = (x if is_log else jnp.log(x)), jnp.log(y)
+    exact, highest = (x if is_log else jnp.log(x)), jnp.finfo(x.dtype).max
+    log_mean = jnp.clip(exact, -1e30, 1e30)  # no infinity, which would meet another one or 0
     none = y == 0
-    d = jnp.where(none, -1, _log_ratio(is_log, x, jnp.where(none, 1, y)))
+    d = _log_ratio(is_log, log_mean if is_log else x, jnp.where(none, 1, y))
+    d = jnp.where(none, -1, jnp.clip(d, -1e30, 1e30))
     near = jnp.abs(d) < 1 / max(1, p - 2)
     small = jnp.where(near, d, 0)
-    close = jnp.exp((2 - p) * log_mean) * jnp.square(small) * _tweedie_series(p, small)
-    inner, outer = _scaled_integral(1 - p, log_mean, d), _scaled_integral(2 - p, log_mean, d)
-    crossed = _scaled_integral(1 - p, log_mean, d, jnp.where(none, 0, log_y))
-    far = crossed - outer
+    close = _times_exp(jnp.square(small) * _tweedie_series(p, small), (2 - p) * log_mean)
+    (inner, inner_top), (outer, outer_top) = _integral(1 - p, d), _integral(2 - p, d)
+    gap = d + inner_top - outer_top  # of the exponents of y * inner and outer, which may both overflow
+    far = inner * jnp.exp(jnp.minimum(gap, 0)) - outer * jnp.exp(-jnp.maximum(gap, 0))
+    far = _times_exp(far, (2 - p) * log_mean + outer_top + jnp.maximum(gap, 0))
     of_zero = jnp.exp((2 - p) * log_mean) / (2 - p) if p < 2 else jnp.full_like(x, jnp.inf)
     losses = 2 * jnp.where(none, of_zero, jnp.where(near, close, far))
-    losses = jnp.where(y < 0, jnp.nan, losses)
+    lost = (exact == -jnp.inf) & ~none | (exact == jnp.inf) & (p <= 2)
+    losses = jnp.where(y < 0, jnp.nan, jnp.where(lost, jnp.inf, losses))
 
     if is_log:
         steep = d > 1
-        change = -jnp.exp((2 - p) * x) * jnp.where(none, -1, stable.expm1(jnp.where(steep, 0, d)))
-        slope = 2 * jnp.where(steep, jnp.exp((2 - p) * x) - jnp.exp(log_y + (1 - p) * x), change)
+        change = jnp.where(none, 1, -stable.expm1(jnp.where(steep, 0, d)))
+        shrunk = jnp.exp(-jnp.where(steep, d, 1)) - 1
+        exponent = (2 - p) * log_mean
+        slope = _times_exp(jnp.where(steep, shrunk, change), jnp.where(steep, exponent + d, exponent))
     else:
-        slope = 2 * (x - y) * jnp.exp(-p * log_mean)
-    return losses, (slope, jnp.where(none, -jnp.inf, 2 * inner))
+        slope = _times_exp(x - y, -p * log_mean)
+    by_target = jnp.where(none, -jnp.inf, 2 * _times_exp(inner, (1 - p) * log_mean + inner_top))
+    return losses, (2 * slope, jnp.clip(by_target, -highest, highest))  # finite, so that 0 times it is 0
 
 
 def _tweedie_series(p: float, d: Array) -> Array:
@@ -317,6 +368,12 @@ def _tweedie_series(p: float, d: Array) -> Array:
     return total
 
 
-def _scaled_integral(c: float, x: Array, d: Array, offset: Array | float = 0.0) -> Array:
-    """exp(offset + c x) times the integral from 0 to d of exp(c t)."""
-    return d * jnp.exp(offset + c * x + jnp.maximum(c * d, 0)) * exp_moments(-jnp.abs(c * d))[0]
+def _integral(c: float, d: Array) -> tuple[Array, Array]:
+    """The integral from 0 to d of exp(c t) as a factor and the exponent of another one."""
+    return d * exp_moments(-jnp.abs(c * d))[0], jnp.maximum(c * d, 0)
+
+
+def _times_exp(x: Array, exponent: Array) -> Array:
+    """x exp(exponent): 0 for x = 0, and infinite only where the product is."""
+    half = jnp.minimum(jnp.exp(exponent / 2), jnp.finfo(x.dtype).max)
+    return x * half * half

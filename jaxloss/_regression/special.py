@@ -112,9 +112,12 @@ def _stirling(a: Array) -> Array:
     return a * _horner(a * a, terms)
 
 
+def _stirling_slope(a: Array) -> Array:
+    return _horner(a * a, [bernoulli / (2 * n) for n, bernoulli in enumerate(_BERNOULLI, 1)])
+
+
 def _digamma_less_log(a: Array) -> Array:
-    terms = [-bernoulli / (2 * n) for n, bernoulli in enumerate(_BERNOULLI, 1)]
-    return -a / 2 + a * a * _horner(a * a, terms)
+    return -a / 2 - a * a * _stirling_slope(a)
 
 
 def _horner(x: Array, coefficients: Sequence[float]) -> Array:
@@ -124,9 +127,45 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
     return total
 
 
+def is_large(x: Array) -> Array:
+    """Has Stirling's series the digits of the dtype?"""
+    return x >= (8 if _is_wide(x) else 3)
+
+
+def log_factorial_excess(y: Array) -> tuple[Array, Array]:
+    r"""$\log y! - y\log y + y$ for large y, by Stirling's series, and the slope $\psi(y + 1) - \log y$."""
+    a = 1 / y
+    return (jnp.log(y) + math.log(2 * math.pi)) / 2 + _stirling(a), a + _digamma_less_log(a)
+
+
+def log_gamma_excess_change(y: Array, a: Array) -> tuple[Array, Array, Array]:
+    """The `log_gamma_excess` of r = 1 / a less that of r + y, for large y, and the slopes in y and a."""
+    shift = 8 if _is_wide(a) else 4
+    large = a * shift <= 1  # r is
+    small, near = jnp.where(large, 1, a), jnp.where(large, a, 0)
+    r, over = 1 / small, 1 / (1 + y * a)
+    of_sum, by_sum = _stirling(a * over), _digamma_less_log(a * over)
+    apart = log_gamma_excess(r)[0] + jnp.log((r + y) / (2 * math.pi)) / 2
+    value = jnp.where(large, jnp.log1p(y * a) / 2 + _stirling(near), apart) - of_sum
+    to_a = y * over / 2 + _stirling_slope(near) - over * over * _stirling_slope(a * over)
+    # The digamma function less the logarithm at r, from that at r + shift: XLA's own has few digits.
+    by_r = _digamma_less_log(small / (1 + shift * small)) + jnp.log1p(shift * small)
+    by_r = by_r - sum(small / (1 + j * small) for j in range(shift))
+    return value, -by_sum, jnp.where(large, to_a, r * (r * (by_sum - by_r)))
+
+
+def less_log1p(v: Array, a: Array, log: Array) -> tuple[Array, Array]:
+    """u - log(1 + u) for u = a v, over a and over a^2; `log` is that logarithm, in use where nothing cancels."""
+    u = a * v
+    near = jnp.abs(u - 0.25) <= 0.75
+    second = stable.log1p_ratios(jnp.where(near, u, 0))[1]
+    far = (u - log) / jnp.where(near, 1, a)
+    return jnp.where(near, v * u * second, far), jnp.where(near, v * v * second, far / jnp.where(near, 1, a))
+
+
 def log_gamma_excess(k: Array) -> tuple[Array, Array]:
     r"""$\log\Gamma(k) - k\log k + k$ for k > 0, and its slope $\psi(k) - \log k$: for large k by Stirling's series."""
-    near = k >= (8 if _is_wide(k) else 3)
+    near = is_large(k)
     a, small = 1 / jnp.where(near, k, 8), jnp.where(near, 1, k)
     far = log_gamma(small) - small * jnp.log(small) + small
     value = jnp.where(near, jnp.log(2 * math.pi * a) / 2 + _stirling(a), far)
