@@ -6,11 +6,13 @@ Row statistics of a softmax are in `rows.py`, functions by series in `series.py`
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.exponentials import exp_minus, scaled_exp, two_difference
 from jaxloss._core.precision import upcast
@@ -136,12 +138,30 @@ def power(base: Array, exponent: Array) -> Array:
     return jnp.where(zero, (exponent == 0).astype(base.dtype), jnp.power(jnp.where(zero, 1, base), exponent))
 
 
+# Why a rule: by the value the slope is the weight alone, so that the value need not be kept.
+@jax.custom_jvp
 def times(weight: Array, value: Array) -> Array:
     """weight * value with 0 * inf = 0: what has weight zero does not count, even if it costs infinitely much.
 
     Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
     """
-    return weight * jnp.where((weight == 0) & jnp.isinf(value), 0, value)
+    return weight * _countable(weight, value)
+
+
+def _countable(weight: Array, value: Array) -> Array:
+    return jnp.where((weight == 0) & jnp.isinf(value), 0, value)
+
+
+@functools.partial(times.defjvp, symbolic_zeros=True)
+def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (weight, value), (weight_dot, value_dot) = primals, tangents
+    out = times(weight, value)
+    moved = jnp.zeros_like(out)
+    if not isinstance(value_dot, SymbolicZero):
+        moved += weight * value_dot
+    if not isinstance(weight_dot, SymbolicZero):
+        moved += _countable(weight, value) * weight_dot
+    return out, moved
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
