@@ -170,7 +170,6 @@ def test_masks_that_are_not_boolean(case):
 # Wrong option
 
 
-@pytest.mark.core
 @EACH
 def test_unknown_reduction(case):
     for value in ("average", None, "MEAN"):
