@@ -1,5 +1,7 @@
 """Labels of every dtype, and options of the class losses at their ends."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,3 +249,24 @@ def test_a_weight_of_zero_drops_an_infinite_loss(reduction):
     of_errors, slope = jax.value_and_grad(lambda x: jnp.sum(jaxloss.l2_loss(x, **options)))(errors)
     np.testing.assert_array_equal(of_errors, 2)
     np.testing.assert_array_equal(slope, [0, 2])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_weight_of_zero_drops_an_infinite_loss_without_logits(reduction):
+    hidden, kernel, labels = jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.array([1, 0, 3])
+    bias = jnp.array([0.0, -jnp.inf, 0.0, 1.0])  # rules out the first label
+    options = {"weights": jnp.array([0.0, 1.0, 2.0]), "reduction": reduction}
+    losses = np.log(2 + np.e) - np.array([0, 1])
+    want = np.dot(losses, [1, 2]) / (3 if reduction == "mean" else 1)
+
+    def of_logits(z, y):
+        return jaxloss.softmax_cross_entropy_with_integer_labels(z, y)
+
+    runs = [
+        *(partial(jaxloss.linear_cross_entropy, method=m) for m in ("dense", "fast", "lean")),
+        *(partial(jaxloss.linear_loss, of_logits, chunk_size=n) for n in (1, 3)),
+    ]
+    for run in runs:
+        value, slope = jax.value_and_grad(lambda h, run=run: run(h, kernel, labels, bias=bias, **options))(hidden)
+        np.testing.assert_allclose(value, want, rtol=1e-6)
+        assert jnp.all(jnp.isfinite(slope)) and not jnp.any(slope[0])

@@ -114,7 +114,7 @@ def cosine_embedding_loss(
     checks.in_range(fn, "margin", margin, -1, 1)
 
     rows = Rows(fn, axis, where, anchors=anchors, others=others)
-    sign = jnp.broadcast_to(rows.option("labels", signs(fn, labels, where)), rows.shape)
+    sign = jnp.broadcast_to(rows.option("labels", signs(fn, labels, rows.where)), rows.shape)
     cosine, gap, *_ = cosines(rows.axes, *rows.vectors, rows.keep)
     excess = cosine - rows.option("margin", margin)
     losses = jnp.where(sign > 0, gap, stable.positive_part(excess))

@@ -113,7 +113,8 @@ class custom_vjp(Generic[P, R]):
             # JAX takes a function in a loop for its plain implementation when it evaluates the loop in parts, for
             # which see `as_one`. Here that implementation has the rule, too. With values at hand it is `flat`, in which
             # Python may branch on them.
-            return as_one(_with_rule(flat, call.jvp, name), *leaves) if _any_traced(leaves) else flat(*leaves)
+            traced = any(isinstance(x, Tracer) for x in leaves)
+            return as_one(_with_rule(flat, call.jvp, name), *leaves) if traced else flat(*leaves)
 
         out = _with_rule(staged, call.jvp, name)(*leaves)
         return tree_unflatten(call.out_tree, out)
@@ -432,10 +433,6 @@ batching.fancy_primitive_batchers[pushforward_p] = _batch
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Small helpers.
-
-
-def _any_traced(leaves: Sequence[Any]) -> bool:
-    return any(isinstance(x, Tracer) for x in leaves)
 
 
 def _is_zero_tangent(tangent: Any) -> bool:

@@ -52,6 +52,7 @@ from jaxloss._core.tracing import elementary
 
 __all__ = [
     "RowStats",
+    "countable",
     "even_and_odd",
     "exp_down",
     "exp_minus",
@@ -145,10 +146,11 @@ def times(weight: Array, value: Array) -> Array:
 
     Elsewhere it is the plain product, whose derivative by a weight of 0 is the value.
     """
-    return weight * _countable(weight, value)
+    return weight * countable(weight, value)
 
 
-def _countable(weight: Array, value: Array) -> Array:
+def countable(weight: Array, value: Array) -> Array:
+    """What `times` multiplies by the weight, and so the slope by it."""
     return jnp.where((weight == 0) & jnp.isinf(value), 0, value)
 
 
@@ -160,7 +162,7 @@ def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
     if not isinstance(value_dot, SymbolicZero):
         moved += weight * value_dot
     if not isinstance(weight_dot, SymbolicZero):
-        moved += _countable(weight, value) * weight_dot
+        moved += countable(weight, value) * weight_dot
     return out, moved
 
 

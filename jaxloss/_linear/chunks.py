@@ -20,6 +20,7 @@ from jax import Array, lax
 from jax.core import eval_jaxpr
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import divided_like, is_explicit, vary, vary_like, varying
 from jaxloss._core.precision import compute_dtype, upcast
@@ -129,7 +130,7 @@ def each(chunks: Chunks, x: Operands, keep: Array | None) -> Array:
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def total(chunks: Chunks, x: Operands, keep: Array | None, factors: Array) -> Array:
-    return jnp.sum(_losses(chunks, x, keep) * factors)
+    return jnp.sum(stable.times(factors, _losses(chunks, x, keep)))
 
 
 def _losses(chunks: Chunks, x: Operands, keep: Array | None) -> Array:
@@ -336,7 +337,7 @@ def _total_fwd(chunks: Chunks, x: Any, keep: Any, factors: Any) -> Any:
         losses, slopes = as_one(functools.partial(_losses, chunks), x, keep), None
     else:
         losses, slopes = as_one(functools.partial(_finished_gradient, chunks, moving), x, keep, factors)
-    return jnp.sum(losses * factors), (losses, slopes)
+    return jnp.sum(stable.times(factors, losses)), (stable.countable(factors, losses), slopes)
 
 
 def _finished_gradient(chunks: Chunks, moving: Operands, x: Operands, keep: Array | None, factors: Array) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.devices import vary_like
 from jaxloss._core.partitioning import divided, undivided
@@ -156,7 +156,7 @@ def reduced(
     factors = coefficients(batch, dtype_of_losses(chunks), **options).reshape(n)
     factors = factors if order is None or back is None else permuted(factors, order, back)
     if not differ_as_losses(chunks, x, in_order):
-        return jnp.sum(each(chunks, x, in_order) * factors)
+        return jnp.sum(stable.times(factors, each(chunks, x, in_order)))
     return total(chunks, x, in_order, factors)
 
 

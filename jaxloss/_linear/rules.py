@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.parts import Part, Weighed, merge, over_devices
 from jaxloss._core.precision import compute_dtype
@@ -346,13 +347,13 @@ def weighted_total(plan: Plan, x: Operands, tokens: Tokens, mix: Mix) -> Array:
 
 def mixed(found: Statistics, mix: Mix) -> Array:
     assert found.cross is not None
-    losses = found.cross * mix.cross
+    losses = stable.times(mix.cross, found.cross)
     if mix.spread is not None:
         assert found.spread is not None
-        losses += found.spread * mix.spread
+        losses += stable.times(mix.spread, found.spread)
     if mix.square is not None:
         assert found.lse is not None
-        losses += jnp.square(found.lse) * mix.square
+        losses += stable.times(mix.square, jnp.square(found.lse))
     return losses
 
 
@@ -364,9 +365,16 @@ def _fast_forward(plan: Plan, x: Any, tokens: Any, mix: Any) -> Any:
     (x, moving), (tokens, _), (mix, _) = _split(x), _split(tokens), _split(mix)
     if not any(m for m in moving if m is not None):
         found, _ = as_one(functools.partial(_forward, plan), x, tokens)
-        return _total(found, mix), (found, Operands(None, None))  # type: ignore[arg-type]
+        return _total(found, mix), (_countable(found, mix), Operands(None, None))  # type: ignore[arg-type]
     found, gradients = as_one(functools.partial(_with_gradient, plan, moving), x, tokens, mix)
-    return _total(found, mix), (found, gradients)
+    return _total(found, mix), (_countable(found, mix), gradients)
+
+
+def _countable(found: Statistics, mix: Mix) -> Statistics:
+    """What the shares are multiplied by, for their gradient."""
+    pairs = ((found.cross, mix.cross), (found.spread, mix.spread), (found.lse, mix.square))
+    cross, spread, lse = (v if v is None or share is None else stable.countable(share, v) for v, share in pairs)
+    return found._replace(cross=cross, spread=spread, lse=lse)
 
 
 def _with_gradient(plan: Plan, moving: Operands, x: Operands, tokens: Tokens, mix: Mix) -> tuple[Statistics, Operands]:
