@@ -365,3 +365,9 @@ def test_a_bool_is_no_number_whatever_was_compiled_before():
 def test_a_scalar_is_a_vector_of_one_entry():
     assert jaxloss.cosine_similarity(2.0, -3.0, axis=None) == -1
     assert jaxloss.cosine_distance(2.0, -3.0, axis=None, where=True, epsilon=1e-6) == 2
+
+
+@pytest.mark.parametrize("fn", [jaxloss.softmax_cross_entropy, jaxloss.safe_softmax_cross_entropy])
+def test_class_indices_are_no_weights(fn):
+    with raises(ValueError, fn.__name__, "(4,)", "use jax.nn.one_hot, or softmax_cross_entropy_with_integer_labels"):
+        fn(jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0]))

@@ -82,6 +82,11 @@ class Rows:
 
     def distribution(self, labels: Any) -> Array:
         t = checks.number(self.fn, "labels", labels)
+        if jnp.issubdtype(t.dtype, jnp.integer) and not checks.broadcastable(t.shape, self.shape):
+            raise ValueError(
+                f"{self.fn}: labels must be weights of all classes {self.shape}, got {t.dtype} of shape {t.shape}; for "
+                "class indices use jax.nn.one_hot, or softmax_cross_entropy_with_integer_labels"
+            )
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
