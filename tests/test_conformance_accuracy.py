@@ -119,6 +119,12 @@ def test_digits(case, scale, dtype, ulp):
 )
 def test_hessian(case, name):
     args, options = case.arguments(np.float32, name, (2, 3)), case.option_set(name, (2, 3))
+    got, want, _ = _hessians(case, args, options)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6 * np.max(np.abs(want)) + 1e-30)
+
+
+def _hessians(case, args, options):
+    """The Hessian of the sum of the losses along two random directions; the exact one, from either side."""
     moving = floating(args)
     rng = np.random.default_rng(4)
     directions = [rng.standard_normal((2, *np.shape(args[i]))).astype(np.float32) for i in moving]
@@ -134,15 +140,45 @@ def test_hessian(case, name):
         moved = [exact[i] + STEP * d for i, d in zip(moving, step, strict=True)]
         return np.sum(case.exact(*_placed(exact, moving, moved), **options))
 
-    def second(u, v):
-        signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
-        total = sum(s * truth(*(a * p + b * q for p, q in zip(u, v, strict=True))) for a, b, s in signs)
-        return float(total / (4 * STEP**2))
+    def from_side(sign):
+        at = {(a, b): truth(sign * a, sign * b) for a in range(3) for b in range(3 - a)}
+        mixed = at[1, 1] - at[1, 0] - at[0, 1] + at[0, 0]
+        own = [at[2, 0] - 2 * at[1, 0] + at[0, 0], at[0, 2] - 2 * at[0, 1] + at[0, 0]]
+        return np.array([[own[0], mixed], [mixed, own[1]]]) / STEP**2
 
-    basis = np.eye(2, dtype=int).tolist()
-    want = np.array([[second(u, v) for v in basis] for u in basis])
-    got = jit_once(jax.hessian(along))(jnp.zeros(2))
-    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6 * np.max(np.abs(want)) + 1e-30)
+    sides = [from_side(sign).astype(np.float64) for sign in (1, -1)]
+    return jit_once(jax.hessian(along))(jnp.zeros(2)), *sides
+
+
+def _zeros(args):
+    """As from a head of zeros."""
+    return [np.zeros_like(args[0]), *args[1:]]
+
+
+def _equal(args):
+    """The prediction is the target."""
+    target = args[1] if len(args) > 1 else args[0]
+    return [target, *args[1:]] if (target.shape, target.dtype) == (args[0].shape, args[0].dtype) else args
+
+
+def _ties(args):
+    return [np.round(a) if a.dtype.kind == "f" else a for a in args]
+
+
+@pytest.mark.parametrize("point", [_zeros, _equal, _ties], ids=lambda f: f.__name__[1:])
+@pytest.mark.parametrize(
+    "case, name", [apart(c, o) for c in CASES for o in ("default", *c.options)], ids=lambda x: getattr(x, "name", x)
+)
+def test_hessian_where_branches_meet(case, name, point):
+    """Where the loss is smooth, which the exact one says from either side."""
+    args, options = point(case.arguments(np.float32, name, (2, 3))), case.option_set(name, (2, 3))
+    try:
+        got, *sides = _hessians(case, args, options)
+    except (ArithmeticError, ValueError):
+        return  # the formula has no value there
+    want, other = sides
+    if np.isfinite(want).all() and np.allclose(want, other, rtol=1e-9, atol=1e-9):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5 * np.max(np.abs(want)) + 1e-5)
 
 
 @pytest.mark.parametrize("case", [only(KINDS, c) for c in CASES if c.optax], ids=lambda c: c.name)

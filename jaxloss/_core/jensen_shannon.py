@@ -191,11 +191,10 @@ def _sides(c: Pair, beta: Array | None) -> _Sides:
     larger, smaller = jnp.where(q_is_larger, c.q, c.p), jnp.where(q_is_larger, c.p, c.q)
     r = _ratio(jnp.where(q_is_larger, -c.d, c.d), larger, smaller)  # at 0, unlike abs, with the slope of its side
     share = other.w * r.gap  # 1 - m / larger
-    raised = r.gap * stable.used_often(1 / jnp.maximum(r.ratio, 1e-35), 0.25)
-    growth = w.w * raised  # m / smaller - 1
     heavy = jnp.greater_equal(w.w, 0.5)
-    close = ~heavy & (growth < 1)
-    z = jnp.where(heavy, -share, jnp.where(close, growth, 0))
+    close = ~heavy & (w.w * r.gap < r.ratio)  # m / smaller < 2; elsewhere the quotient would have no finite slope
+    raised = r.gap * stable.used_often(1 / jnp.where(close, r.ratio, 1), 0.25)
+    z = jnp.where(heavy, -share, jnp.where(close, w.w * raised, 0))  # m / larger - 1 or m / smaller - 1
     first, second = stable.log1p_ratios(z)
 
     mixed = w.w + other.w * r.ratio  # m / larger

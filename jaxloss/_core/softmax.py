@@ -236,7 +236,7 @@ def _gap(axis: int, x: _AtHand) -> Array:
 
 def _heat(axis: int, x: _AtHand) -> Array:
     e = stable.exp_minus(scores(x.s, axis), jnp.expand_dims(x.top, axis))
-    return jnp.where(e == 0, 0, e * _gap(axis, x))
+    return e * jnp.where(e == 0, 0, _gap(axis, x))  # before the product: a cotangent of 0 would meet an infinite gap
 
 
 def totals(whole: Part, valid: Array | None, wanted: Wanted) -> tuple[Statistics, Row]:
@@ -298,7 +298,7 @@ def slopes(
         to_scores += g_lse * p
     if g_entropy is not None:
         assert row.mean_gap is not None
-        below = jnp.minimum(stable.gap(z, stats, axis), jnp.finfo(z.dtype).max)
+        below = jnp.where(p == 0, 0, stable.gap(z, stats, axis))  # a ruled-out class has an infinite one
         to_scores += g_entropy * p * (below - jnp.expand_dims(row.mean_gap, axis))
 
     to_logits, to_temperature, to_softcap = pull(to_scores)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
@@ -142,11 +143,11 @@ def _with_margin(c: Array, angular: Array, cosine: Array) -> tuple[Array, tuple[
     square = (1 - c) * (1 + c)
     least = jnp.finfo(c.dtype).eps
     root = jnp.sqrt(jnp.where(square > least, square, least))
-    sine = jnp.where(square > least, root, jnp.sqrt(jnp.maximum(square, 0)))
+    sine = jnp.where(square > least, root, lax.stop_gradient(jnp.sqrt(jnp.maximum(square, 0))))  # no infinite slope
     near = c >= -cos
     value = jnp.where(near, c * cos - sine * sin, c - angular * sin) - cosine
     slope = jnp.where(near, cos + sin * (c / root), 1)
-    by_angle = jnp.where(near, -(jnp.minimum(sine, root) * cos + c * sin), -(sin + angular * cos))
+    by_angle = jnp.where(near, -(sine * cos + c * sin), -(sin + angular * cos))
     return value, (slope, by_angle, -jnp.ones_like(c))
 
 

@@ -38,6 +38,13 @@ def _difference(is_log: bool, x: Array, y: Array) -> Array:
     return jnp.where(near, stable.expm1(jnp.where(near, x, 0)) + (1 - y), jnp.exp(x) - y) if is_log else x - y
 
 
+def _relative_difference(mean: Array, y: Array) -> Array:
+    """(mean - y) / mean, which is 1 where nothing was counted, even under a mean of 0."""
+    none = y == 0
+    of_none = 1 - y / jnp.where(mean == 0, 1, mean)  # not the number 1: its derivative by the count is -1 / mean
+    return jnp.where(none, of_none, (mean - y) / jnp.where(none, 1, mean))
+
+
 @loss()
 def poisson_nll(
     predictions: Float[ArrayLike, "*shape"],
@@ -88,7 +95,7 @@ def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array,
         finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
         log = jnp.log(finite)
         losses = jnp.where(x < 0, jnp.nan, x - jnp.where(none, 0, y * jnp.where(none, 0, log)))
-        slope = jnp.where(none, 1, (finite - y) / jnp.where(none, 1, finite))
+        slope = _relative_difference(finite, y)
         to_target = -jnp.maximum(log, jnp.finfo(x.dtype).min)
     if not full:
         return losses, (slope, to_target)
@@ -177,12 +184,10 @@ def _negative_binomial_terms(
     big = jnp.where(small, 1, jnp.minimum(x, jnp.finfo(x.dtype).max))
     inverse = jnp.exp(-jnp.maximum(log_mean, -80)) if is_log else 1 / big
     far = (1 - y * inverse if is_log else (big - y) / big) * over / divisor
-    none = y == 0
     if is_log:
         slope = jnp.where(small, _difference(True, jnp.where(small, x, 0), y) * over, far)
     else:
-        near = jnp.where(none, 1, (x - y) / jnp.where(none, 1, x)) * over
-        slope = jnp.where(small, near, far * inverse)
+        slope = jnp.where(small, _relative_difference(x, y) * over, far * inverse)
     pull = jnp.where(small, mean * over, over / divisor)  # mean / (1 + dispersion * mean)
     bend = jnp.where(small, jnp.square(mean) * (over - second), (log - over) / jnp.square(divisor))
     to_target = jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count

@@ -195,7 +195,8 @@ def _student(x: Array, y: Array, scale: Array, dof: Array) -> tuple[Array, tuple
     size = jnp.abs(error)
     outer = size > spread
     large = jnp.where(outer, size, spread)
-    q = stable.used_often(jnp.minimum(size, spread) / jnp.where(large == 0, 1, large), -1)
+    small = jnp.where(outer, spread, size)  # no minimum, whose derivative is half of either where both are equal
+    q = stable.used_often(small / jnp.where(large == 0, 1, large), -1)
     square = q * q
     first, second = stable.log1p_ratios(square)
     over = stable.used_often(1 / (1 + square), 0.25)

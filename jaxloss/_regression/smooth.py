@@ -169,15 +169,16 @@ def robust_loss(
 def _robust(x: Array, y: Array, alpha: Array, scale: Array) -> tuple[Array, tuple[Array, ...]]:
     # With b = 2 - alpha and u = log1p(e^2 / b) the loss is b / alpha * expm1(z) for z = alpha u / 2, and its slope
     # e * exp(-k) for k = b u / 2: limits at 0 and 2 are those of k, z and expm1(z) / z.
-    error = (x - y) / scale
-    size = jnp.minimum(jnp.abs(error), jnp.finfo(x.dtype).max)
+    given, highest = (x - y) / scale, jnp.finfo(x.dtype).max
+    error = jnp.clip(given, -highest, highest)
+    size = jnp.abs(error)
     alpha = jnp.maximum(alpha, -1e20)
     b = 2 - alpha
     root = jnp.sqrt(jnp.maximum(b, jnp.finfo(x.dtype).tiny))
     u, k = _logarithms(size, b, root)
     z = jnp.where(alpha == 0, 0, alpha * u / 2)
     half = jnp.exp(-k / 2)  # in two factors: exp(-k) may vanish where its product with the error does not
-    lean = size * half
+    lean = error * half  # with its sign: times that of the error, it would have no slope where the error is 0
     pull = lean * half
 
     steep = alpha >= 1
@@ -185,10 +186,11 @@ def _robust(x: Array, y: Array, alpha: Array, scale: Array) -> tuple[Array, tupl
     bounded = z < -1
     below = jnp.where(bounded, b * jnp.expm1(z) / jnp.where(bounded, alpha, 1), k * exp_moments(z)[0])
     losses = jnp.where(steep, above, below)
-    losses = jnp.where(jnp.isinf(error), jnp.where(alpha < 0, b / -alpha, jnp.inf), losses)
+    infinite = jnp.isinf(given)
+    losses = jnp.where(infinite, jnp.where(alpha < 0, b / -alpha, jnp.inf), losses)
 
     far = jnp.where(alpha < 1, 0, jnp.where(alpha == 1, 1, jnp.inf))
-    slope = jnp.sign(error) * jnp.where(jnp.isinf(error), far, pull) / scale
+    slope = jnp.where(infinite, jnp.sign(error) * far, pull) / scale
     return losses, (slope, -slope, _robust_by_shape(size, lean, alpha, b, u, k, z), -jnp.square(lean) / scale)
 
 

@@ -84,7 +84,7 @@ def _focal(at: Chance, gamma: Array) -> tuple[Array, Array, Array]:
     cost, p, wrong = at
     none = wrong == 0
     weight = stable.power(wrong, gamma)
-    bounded = jnp.minimum(cost, jnp.finfo(cost.dtype).max)
+    bounded = jnp.minimum(cost, 1e9)  # where p and the logarithm are 0: no product with it is infinite, in any order
     # cost / wrong; the derivative of a quotient would divide by a square that underflows.
     small = cost < jnp.sqrt(jnp.finfo(cost.dtype).eps)
     ratio = jnp.where(small, 1 + cost / 2, bounded / jnp.where(small, 1, wrong))
