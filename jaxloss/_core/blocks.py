@@ -42,6 +42,8 @@ Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, an
 _LEAST, _FOR_EACH_CORE, _PARTS = 2**16, 2**15, 128
 _SMALL = 2**21
 _RUN = 64  # entries that lie together, at least
+_EVEN = 1024  # what the length of a block is a multiple of
+_GROUP = 16  # blocks whose entries are added one to another: of more the roundings would add up
 
 
 def per_row(f: Rule, operands: Sequence[Any], axis: int | tuple[int, ...], like: Rule | None = None) -> Any:
@@ -52,11 +54,7 @@ def per_row(f: Rule, operands: Sequence[Any], axis: int | tuple[int, ...], like:
 
 
 def total(f: Rule, operands: Sequence[Any]) -> Array:
-    def add(*operands: Any, fresh: Array | None = None) -> Array:
-        values = f(*operands)
-        return add_up(values if fresh is None else jnp.where(fresh, values, 0))
-
-    return _on_leaves(add, add, None, operands)
+    return _on_leaves(f, f, None, operands)
 
 
 def folded(operands: Any, axis: int) -> Any:
@@ -107,13 +105,17 @@ def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
     leaves, tree = jax.tree.flatten(tuple(operands))
 
     def of(f: Rule) -> Rule:
-        return lambda *leaves, **given: f(*jax.tree.unflatten(tree, leaves), **given)
+        return lambda *leaves: f(*jax.tree.unflatten(tree, leaves))
 
     def in_blocks(*leaves: Array) -> Any:
-        return _mappable(of(f), axes)(*leaves) if is_local(leaves[0]) else of(f)(*leaves)
+        return _mappable(of(f), axes)(*leaves) if is_local(leaves[0]) else _whole(of(f), axes)(*leaves)
 
     # The transpose of a loop over slices would be a loop that adds up whole arrays: the derivative is the plain call's.
-    return as_one_like(in_blocks, of(like), *leaves)
+    return as_one_like(in_blocks, _whole(of(like), axes), *leaves)
+
+
+def _whole(f: Rule, axes: Axes) -> Rule:
+    return f if axes is not None else lambda *leaves: add_up(f(*leaves))
 
 
 def is_local(x: Array) -> bool:
@@ -133,7 +135,7 @@ def _mappable(f: Rule, axes: Axes) -> Any:
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *leaves: Array) -> tuple[Any, Any]:
-        out = _run_mapped(f, axes, size, mapped, leaves)
+        out = _run_mapped(_whole(f, axes), axes, size, mapped, leaves)
         return out, jax.tree.map(lambda _: True, out)
 
     return run
@@ -154,41 +156,77 @@ def _run_mapped(f: Rule, axes: Axes, size: int, mapped: Sequence[bool], leaves: 
 
 
 def _run(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
+    return _run_total(f, leaves) if axes is None else _run_rows(f, axes, leaves)
+
+
+def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array]) -> Any:
     shape = leaves[0].shape
-    block = _block(shape, axes or ())
+    block = _block(shape, axes)
     if block == shape:
         return f(*leaves)
     if shape[-1] == 1:  # XLA:CPU would give this axis another layout in the loop, for which it copies the operands
-        return _run_without_last(f, axes, leaves)
+        last = len(shape) - 1
+        return _run_rows(_with_last(f), tuple(a for a in axes if a != last), _without_last(leaves))
     grid = [-(-n // b) for n, b in zip(shape, block, strict=True)]
-    kept = [] if axes is None else [i for i in range(len(shape)) if i not in axes]  # dimensions of the result
+    kept = [i for i in range(len(shape)) if i not in axes]  # dimensions of the result
 
     def step(i: Array, out: Any) -> Any:
-        starts, repeated = _place(i, shape, block, grid)
+        starts, _ = _place(i, shape, block, grid)
         pieces = [_cut(x, i, starts, block) for x in leaves]
-        if axes is None:
-            return lax.dynamic_update_index_in_dim(out, f(*pieces, fresh=_fresh(repeated, block)), i, 0)
         return jax.tree.map(functools.partial(_put, at=[starts[d] for d in kept]), out, f(*pieces))
 
+    piece = _shape_of_block(f, leaves, block)
+    out = jax.tree.map(lambda p: jnp.zeros((*(shape[d] for d in kept), *p.shape[len(kept) :]), _carried(p.dtype)), piece)
+    out = lax.fori_loop(0, math.prod(grid), step, out)
+    return jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
+
+
+def _run_total(f: Rule, leaves: Sequence[Array]) -> Array:
+    """The blocks are added to one another, in one fused loop each, and only a few times are their entries added up."""
+    flat = all(x.ndim == 0 or x.shape == leaves[0].shape for x in leaves)
+    if flat:
+        leaves = [x if x.ndim == 0 else x.reshape(-1) for x in leaves]
+    shape = leaves[0].shape
+    block = _block(shape, (), 2)
+    if block == shape:
+        return add_up(f(*leaves))
+    if shape[-1] == 1:
+        return _run_total(lambda *leaves: _with_last(f)(*leaves)[..., 0], _without_last(leaves))
+    if flat:  # even blocks, and the rest apart: XLA:CPU does not vectorise an odd length, nor some rules in a mask
+        block = (block[0] - block[0] % min(block[0], _EVEN),)
+    grid = [n // b if flat else -(-n // b) for n, b in zip(shape, block, strict=True)]
     count = math.prod(grid)
-    piece = jax.eval_shape(lambda *xs: f(*(_cut(x, 0, [0] * len(shape), block) for x in xs)), *leaves)
+    groups = -(-count // _GROUP)
+    dtype = _shape_of_block(f, leaves, block).dtype
 
-    def whole(piece: Any) -> Array:
-        full = (count,) if axes is None else (*(shape[d] for d in kept), *piece.shape[len(kept) :])
-        return jnp.zeros(full, _carried(piece.dtype))
+    def add(i: Array, lanes: Array) -> Array:
+        whole = [g * b for g, b in zip(grid, block, strict=True)] if flat else shape
+        starts, repeated = _place(i, whole, block, grid)
+        values, fresh = f(*(_cut(x, i, starts, block) for x in leaves)), _fresh(repeated, block)
+        return lanes + (values if fresh is None else jnp.where(fresh, values, 0))
 
-    out = lax.fori_loop(0, count, step, jax.tree.map(whole, piece))
-    return jnp.sum(out) if axes is None else jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
+    def add_group(g: Array, sums: Array) -> Array:
+        last = jnp.minimum((g + 1) * _GROUP, count)
+        lanes = lax.fori_loop(g * _GROUP, last, add, jnp.zeros(block, dtype))
+        return lax.dynamic_update_index_in_dim(sums, jnp.sum(lanes), g, 0)
+
+    found = jnp.sum(lax.fori_loop(0, groups, add_group, jnp.zeros(groups, dtype)))
+    left = shape[0] % block[0] if flat else 0
+    if left:
+        found += add_up(f(*(x if x.ndim == 0 else lax.slice_in_dim(x, shape[0] - left, shape[0]) for x in leaves)))
+    return found
 
 
-def _run_without_last(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
-    def with_last(*leaves: Array, **given: Array | None) -> Any:
-        given = {name: x if x is None else x[..., None] for name, x in given.items()}
-        return f(*(x if x.ndim == 0 else x[..., None] for x in leaves), **given)
+def _with_last(f: Rule) -> Rule:
+    return lambda *leaves: f(*(x if x.ndim == 0 else x[..., None] for x in leaves))
 
-    last = leaves[0].ndim - 1
-    axes = None if axes is None else tuple(a for a in axes if a != last)
-    return _run(with_last, axes, [x if x.ndim == 0 else x[..., 0] for x in leaves])
+
+def _without_last(leaves: Sequence[Array]) -> list[Array]:
+    return [x if x.ndim == 0 else x[..., 0] for x in leaves]
+
+
+def _shape_of_block(f: Rule, leaves: Sequence[Array], block: Sequence[int]) -> Any:
+    return jax.eval_shape(lambda *xs: f(*(_cut(x, 0, [0] * len(block), block) for x in xs)), *leaves)
 
 
 def _put(whole: Array, piece: Array, at: Sequence[Any]) -> Array:
@@ -204,11 +242,11 @@ def _carried(dtype: Any) -> Any:
     return jnp.float32 if _is_half(dtype) else dtype
 
 
-def _block(shape: tuple[int, ...], axes: Sequence[int]) -> tuple[int, ...]:
+def _block(shape: tuple[int, ...], axes: Sequence[int], room: int = 1) -> tuple[int, ...]:
     """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for."""
     size = math.prod(shape)
     least = _LEAST if size > _SMALL else 2 * _LEAST
-    most = min(max(least, size // _PARTS), max(least, _FOR_EACH_CORE * (os.cpu_count() or 1)))
+    most = min(max(least, size // _PARTS), max(least, room * _FOR_EACH_CORE * (os.cpu_count() or 1)))
     block = list(shape)
     for i, n in enumerate(shape):
         now = math.prod(block)

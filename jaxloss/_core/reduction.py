@@ -110,6 +110,9 @@ def reduce_elements(
         total = blocks.total(weighed, (operands, where, weights))
     if reduction == "sum":
         return total
+    if weights is not None and where is None:
+        count = blocks.total(lambda w: w.astype(total.dtype), (weights,)) * (math.prod(shape) // max(weights.size, 1))
+        return _ratio(total, count)
     if weights is not None:
 
         def factors(x: Array, where: Array | None, weights: Array) -> Array:
