@@ -169,6 +169,49 @@ def test_temporaries(cases):
     assert not {name: kept for name, kept in found.items() if kept > allowed[name]}
 
 
+ARITHMETIC = {  # what XLA's library computes in one pass with their sum
+    "squared_error",
+    "l2_loss",
+    "absolute_error",
+    "huber_loss",
+    "smooth_l1_loss",
+    "quantile_loss",
+    "expectile_loss",
+    "epsilon_insensitive_loss",
+    "hinge_loss",
+    "squared_hinge_loss",
+    "perceptron_loss",
+}
+
+
+def measured_of_means_by_the_caller(names):
+    """Temporaries as above, and bytes accessed, where the caller takes the mean."""
+    found = {}
+    for case, dtype in itertools.product((BY_NAME[name] for name in names), DTYPES):
+        made = case.arguments(shape=(2048, 4096))
+        args = [jax.ShapeDtypeStruct(a.shape, dtype if a.dtype.kind == "f" else a.dtype) for a in made]
+        run = jax.jit(jax.value_and_grad(lambda *args, fn=case.fn: jnp.mean(fn(*args)))).lower(*args).compile()
+        size = args[0].size * args[0].dtype.itemsize
+        kept, moved = run.memory_analysis().temp_size_in_bytes / size, run.cost_analysis()["bytes accessed"] / size
+        found[f"{case.name} {dtype}"] = kept, moved
+    return found
+
+
+@pytest.mark.skipif(jax.__version_info__[:2] != (0, 10), reason="what XLA fuses is measured for one version")
+def test_a_mean_by_the_caller():
+    """As users of optax write it: at most the losses are written, and those of sums and products are not."""
+    names = [c.name for c in CASES if c.kind == "elementwise" and c.name not in ALIASES]
+    code = f"import json, test_conformance_limits as t; print(json.dumps(t.measured_of_means_by_the_caller({names})))"
+    found = json.loads(one_device.output_of(code, without=CHANGES_FUSIONS))
+    assert set(names) > ARITHMETIC and len(found) == 2 * len(names)
+    for name, (kept, moved) in found.items():
+        loss, dtype = name.split()
+        written = 0 if loss in ARITHMETIC else 4 / jnp.dtype(dtype).itemsize
+        assert kept < max(written, BY_NAME[loss].temporaries[dtype == DTYPES[1]]) + 0.01, name
+        if loss in ARITHMETIC:  # both operands twice, and the gradient
+            assert moved < 5.1, name
+
+
 ROWS = (2048, 4096)
 OPTIONS = {  # of cross-entropies: a number, or the shape of a mask
     "temperature": 2.0,

@@ -80,6 +80,47 @@ def test_no_nan_is_hidden(names, of):
     assert one_device.output_of(code).strip() == "[]"
 
 
+SPECIAL = [-np.inf, -1e30, -1.0, -0.0, 0.0, 1e-30, 1.0, np.inf, np.nan]
+ELEMENTWISE = [c.name for c in CASES if c.kind == "elementwise" and c.name not in ALIASES]
+
+
+def at_special_points(names):
+    """The losses, their mean by the caller and by the loss, and the gradient, at each of `SPECIAL`, 256 times."""
+    found = {}
+    for name in names:
+        fn, (x, *others) = BY_NAME[name].fn, BY_NAME[name].arguments(np.float32, "default", (256,))
+        points = jnp.asarray(np.repeat(np.float32(SPECIAL)[:, None], x.size, 1))
+
+        def all_of(x, fn=fn, others=others):
+            def mean(x):
+                losses = fn(x, *others)
+                return jnp.mean(losses), (losses, fn(x, *others, reduction="mean"))
+
+            (by_caller, (losses, by_loss)), gradient = jax.value_and_grad(mean, has_aux=True)(x)
+            return losses, by_caller, by_loss, gradient
+
+        found[name] = [np.asarray(v) for v in jax.jit(lambda xs, f=all_of: jax.lax.map(f, xs))(points)]
+    return found
+
+
+def save_special(file, names):
+    assert jax.device_count() == 1
+    np.savez(file, **{f"{name} {i}": v for name, vs in at_special_points(names).items() for i, v in enumerate(vs)})
+
+
+def test_special_points_are_the_same_as_on_several(tmp_path):
+    """Where XLA's library takes losses and sum, too: infinities stay, NaN stays, and no 0 is negative."""
+    file = str(tmp_path / "alone.npz")
+    one_device.output_of(f"import test_one_device as t; t.save_special({file!r}, {ELEMENTWISE!r})")
+    alone = np.load(file)
+    for name, wanted in at_special_points(ELEMENTWISE).items():
+        for i, want in enumerate(wanted):
+            got = alone[f"{name} {i}"]
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8, err_msg=name)
+            if i == 0:
+                assert not np.any(np.signbit(got) & (got == 0) & ~np.signbit(want)), name
+
+
 @pytest.mark.filterwarnings("ignore:.*convex_kl_divergence.*:DeprecationWarning")
 @pytest.mark.parametrize(
     "option_set, shape, dtype",

@@ -50,14 +50,14 @@ def hinge_embedding_loss(
     """
     fn = "hinge_embedding_loss"
     operands = {"distances": distances, "labels": signs(fn, labels, where), "margin": margin}
-    return elementwise(fn, _hinge_embedding, where, weights, reduction, cheap=True, **operands)
+    return elementwise(fn, _hinge_embedding, where, weights, reduction, **operands)
 
 
 @with_slopes
 def _hinge_embedding(d: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     together, short, or_nan = sign > 0, margin - d, nan_unless(valid(sign), d)
     losses = jnp.where(together, d, stable.positive_part(short))
-    apart = stable.where_positive(short, or_nan) * or_nan
+    apart = stable.where_above(short, 0, or_nan) * or_nan
     return losses * or_nan, (jnp.where(together, or_nan, -apart), 0 * d, jnp.where(together, 0 * or_nan, apart))
 
 
@@ -103,13 +103,13 @@ def margin_ranking_loss(
         "labels": signs(fn, labels, where),
         "margin": margin,
     }
-    return elementwise(fn, _margin_ranking, where, weights, reduction, cheap=True, **operands)
+    return elementwise(fn, _margin_ranking, where, weights, reduction, **operands)
 
 
 @with_slopes
 def _margin_ranking(a: Array, b: Array, sign: Array, margin: Array) -> tuple[Array, tuple[Array, ...]]:
     lack, or_nan = margin - sign * (a - b), nan_unless(valid(sign), a)
-    slope = stable.where_positive(lack, or_nan) * or_nan
+    slope = stable.where_above(lack, 0, or_nan) * or_nan
     return stable.positive_part(lack) * or_nan, (-sign * slope, sign * slope, 0 * slope, slope)
 
 

@@ -42,7 +42,7 @@ Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, an
 _LEAST, _FOR_EACH_CORE, _PARTS = 2**16, 2**15, 128
 _SMALL = 2**21
 _RUN = 64  # entries that lie together, at least
-_EVEN = 1024  # what the length of a block is a multiple of
+_EVEN = 128  # what the length of a block is a multiple of
 _GROUP = 16  # blocks whose entries are added one to another: of more the roundings would add up
 
 
@@ -187,13 +187,13 @@ def _run_total(f: Rule, leaves: Sequence[Array]) -> Array:
     if flat:
         leaves = [x if x.ndim == 0 else x.reshape(-1) for x in leaves]
     shape = leaves[0].shape
-    block = _block(shape, (), 2)
+    block = _block(shape, (), 2 if leaves[0].dtype.itemsize > 2 else 1, 2)
     if block == shape:
         return add_up(f(*leaves))
     if shape[-1] == 1:
         return _run_total(lambda *leaves: _with_last(f)(*leaves)[..., 0], _without_last(leaves))
-    if flat:  # even blocks, and the rest apart: XLA:CPU does not vectorise an odd length, nor some rules in a mask
-        block = (block[0] - block[0] % min(block[0], _EVEN),)
+    if flat:
+        block = (_even_block(shape[0], block[0]),)
     grid = [n // b if flat else -(-n // b) for n, b in zip(shape, block, strict=True)]
     count = math.prod(grid)
     groups = -(-count // _GROUP)
@@ -215,6 +215,14 @@ def _run_total(f: Rule, leaves: Sequence[Array]) -> Array:
     if left:
         found += add_up(f(*(x if x.ndim == 0 else lax.slice_in_dim(x, shape[0] - left, shape[0]) for x in leaves)))
     return found
+
+
+def _even_block(n: int, most: int) -> int:
+    """Even, and a divisor of n where there is one: XLA:CPU does not vectorise an odd length, nor some rules in a mask,
+    so that what is left is apart."""
+    least = -(-n // most)
+    count = next((c for c in range(least - least // 8, 2 * least) if n % (c * _EVEN) == 0), None)
+    return n // count if count else max(most - most % _EVEN, min(most, _EVEN))
 
 
 def _with_last(f: Rule) -> Rule:
@@ -242,11 +250,11 @@ def _carried(dtype: Any) -> Any:
     return jnp.float32 if _is_half(dtype) else dtype
 
 
-def _block(shape: tuple[int, ...], axes: Sequence[int], room: int = 1) -> tuple[int, ...]:
+def _block(shape: tuple[int, ...], axes: Sequence[int], share: int = 1, room: int = 1) -> tuple[int, ...]:
     """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for."""
     size = math.prod(shape)
     least = _LEAST if size > _SMALL else 2 * _LEAST
-    most = min(max(least, size // _PARTS), max(least, room * _FOR_EACH_CORE * (os.cpu_count() or 1)))
+    most = min(max(least, share * size // _PARTS), max(least, room * _FOR_EACH_CORE * (os.cpu_count() or 1)))
     block = list(shape)
     for i, n in enumerate(shape):
         now = math.prod(block)

@@ -11,8 +11,13 @@ each argument. `with_slopes` makes of it the function of the losses alone, whose
     def absolute_error(predictions, targets=None, *, where=None, weights=None, reduction="none"):
         y = 0.0 if targets is None else targets
         return elementwise(
-            "absolute_error", _absolute, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+            "absolute_error", _absolute, where, weights, reduction, arithmetic=True, predictions=predictions, targets=y
         )
+
+An arithmetic rule has losses of sums, products, quotients, absolute values, minima and maxima alone, which XLA:CPU's
+library computes in one pass with a sum of them. That takes some care. It drops NaN from a minimum or maximum, so there
+must be another way for it to the loss. And a constant that the slopes have too is written out in the shape of the
+losses: where they need one, they take its negative (-max(-max(x, -c), -c) clips to c).
 """
 
 from __future__ import annotations
@@ -71,8 +76,7 @@ def elementwise(
     reduction: str,
     /,
     *,
-    cheap: Any = False,  # bools, beside operands of any type
-    arithmetic: Any = False,
+    arithmetic: Any = False,  # a bool, beside operands of any type
     **operands: Any,
 ) -> Array:
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.
@@ -81,8 +85,7 @@ def elementwise(
     Python numbers or tuples of them, scalars, arrays that broadcast to it, or `None`; they are named as in the
     signature of the loss. The rule meets them in one dtype, at least float32: numbers and scalars as scalars, `None` as
     it is, the rest in the shape of the prediction and with 1 where they are dropped. What is kept for the backward pass
-    is what came in. `cheap` says that the rule is a few sums, products and comparisons, `arithmetic` that it has no
-    comparisons: see `reduce_elements`.
+    is what came in.
     """
     (first, x), *others = operands.items()
     x = checks.floating(fn, first, x)
@@ -106,7 +109,7 @@ def elementwise(
         return rule(*map(ready, operands))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
-    return reduce_elements(losses, (x, given, where), cheap=cheap, arithmetic=arithmetic, **common)
+    return reduce_elements(losses, (x, given, where), arithmetic=arithmetic, **common)
 
 
 def _is_number(value: Any) -> bool:

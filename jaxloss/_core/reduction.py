@@ -78,24 +78,21 @@ def reduce_elements(
     weights: Any,
     reduction: str,
     fn: str,
-    cheap: bool = False,
     arithmetic: bool = False,
 ) -> Array:
     """`reduce(rule(*operands), ...)` for a rule of single elements, whose losses a sum does not write down.
 
-    The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. A cheap
-    rule costs less than reading its operands: the caller's sum and the gradient may then compute it once more. Of a
-    rule that is sums and products alone (`arithmetic`), XLA:CPU's library makes one pass with the sum by itself, faster
-    than blocks are, where no mask or weight stands between.
+    The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. Of
+    an `arithmetic` rule (see `elements.py`) XLA:CPU's library makes one pass with the sum, ours or the caller's, unless
+    a mask or weights stand between; those of other rules it is kept from.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
-    # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array. A cheap
-    # rule it computes twice, but for half precision (bytes accessed: 9 times the predictions instead of 5).
-    again = operands[0].dtype.itemsize < 4 if cheap else reduction == "none" and one_cpu()
+    # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array.
+    again = arithmetic or (reduction == "none" and one_cpu())
     rule = jax.checkpoint(rule, prevent_cse=again)
     if reduction == "none":
         values = rule(*operands)
-        values = values if cheap else blocks.completed(values)
+        values = values if arithmetic else blocks.completed(values)
         return reduce(values, where=where, weights=weights, reduction=reduction, fn=fn)
     shape = operands[0].shape
     where, weights = (_aligned(fn, *given, shape) for given in (("where", where), ("weights", weights)))
@@ -104,10 +101,7 @@ def reduce_elements(
         values = fill(where, upcast(rule(*operands)))
         return values if weights is None else stable.times(_weights_of(values, weights, where), values)
 
-    if arithmetic and where is None and weights is None:
-        total = jnp.sum(weighed(operands, where, weights))
-    else:
-        total = blocks.total(weighed, (operands, where, weights))
+    total = blocks.total(weighed, (operands, where, weights))
     if reduction == "sum":
         return total
     if weights is not None and where is None:

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._core.devices import one_cpu
 from jaxloss._core.exponentials import exp_minus, scaled_exp, two_difference
 from jaxloss._core.precision import upcast
 from jaxloss._core.rows import (
@@ -128,9 +129,14 @@ def positive_part(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
-def where_positive(x: Array, value: Array) -> Array:
-    """`value` where x > 0 and 0 where it is not, for slopes: NaN where x is NaN."""
-    return jnp.where(x > 0, value, jnp.where(x <= 0, 0, x))
+def hinge(x: Array) -> Array:
+    """max(x, 0), for an arithmetic rule (see `elements.py`), the constants of which are -0 and -3."""
+    return -jnp.minimum(-x, -0.0) + -0.0 / (-3 - jnp.abs(x)) if one_cpu() else positive_part(x)
+
+
+def where_above(x: Array, low: Any, value: Any) -> Array:
+    """`value` where x > low and 0 where it is not, for slopes: NaN where x is NaN."""
+    return jnp.where(x > low, value, jnp.where(x <= low, 0, x))
 
 
 def power(base: Array, exponent: Array) -> Array:

@@ -194,12 +194,12 @@ def _short(label: Array, wrong: Array, margin: Array) -> Array:
 def _against_wrong(x: _Pairs) -> tuple[Array, Array]:
     """What a class costs as a label, and for how many wrong ones."""
     short = _short(x.s, x.other, x.margin)
-    return stable.times(x.wrong, short), stable.where_positive(short, x.wrong)
+    return stable.times(x.wrong, short), stable.where_above(short, 0, x.wrong)
 
 
 def _against_right(x: _Pairs) -> tuple[Array, Array]:
     short = _short(x.other, x.s, x.margin)
-    return stable.times(x.right, short), stable.where_positive(short, x.right)
+    return stable.times(x.right, short), stable.where_above(short, 0, x.right)
 
 
 @custom_vjp

@@ -53,7 +53,7 @@ def hinge_loss(
         where,
         weights,
         reduction,
-        cheap=True,
+        arithmetic=True,
         predictor_outputs=predictor_outputs,
         targets=targets,
     )
@@ -61,8 +61,9 @@ def hinge_loss(
 
 @with_slopes
 def _hinge(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    gap = 1 - x * y
-    return stable.positive_part(gap), (stable.where_positive(gap, -y), stable.where_positive(gap, -x))
+    wrong = -x * y
+    losses = stable.hinge(1 - x * y)
+    return losses, (stable.where_above(wrong, -1, -y), stable.where_above(wrong, -1, -x))
 
 
 @loss()
@@ -103,7 +104,7 @@ def squared_hinge_loss(
         where,
         weights,
         reduction,
-        cheap=True,
+        arithmetic=True,
         predictor_outputs=predictor_outputs,
         targets=targets,
     )
@@ -111,9 +112,10 @@ def squared_hinge_loss(
 
 @with_slopes
 def _squared_hinge(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    gap = 1 - x * y
-    gap = stable.positive_part(gap)
-    return jnp.square(gap), (jnp.where(gap == 0, 0, -2 * gap * y), jnp.where(gap == 0, 0, -2 * gap * x))
+    wrong = -x * y
+    twice = -2 * wrong - 2  # -2 (1 - x y)
+    losses = jnp.square(stable.hinge(1 - x * y))
+    return losses, (stable.where_above(wrong, -1, twice * y), stable.where_above(wrong, -1, twice * x))
 
 
 @loss()
@@ -154,7 +156,7 @@ def perceptron_loss(
         where,
         weights,
         reduction,
-        cheap=True,
+        arithmetic=True,
         predictor_outputs=predictor_outputs,
         targets=targets,
     )
@@ -162,9 +164,9 @@ def perceptron_loss(
 
 @with_slopes
 def _perceptron(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    gap = -x * y
-    right = jnp.where(gap < 0, 0, gap)  # 0, or NaN
-    return stable.positive_part(gap), (jnp.where(gap >= 0, -y, right), jnp.where(gap >= 0, -x, right))
+    wrong = -x * y
+    right = jnp.where(wrong < 0, 0, wrong)  # 0, or NaN
+    return stable.hinge(wrong), (jnp.where(wrong >= 0, -y, right), jnp.where(wrong >= 0, -x, right))
 
 
 @loss()
@@ -251,7 +253,7 @@ def sparsemax_loss(
     [0.     0.0625 1.    ]
     """
     return elementwise(
-        "sparsemax_loss", _sparsemax, where, weights, reduction, cheap=True, logits=logits, labels=labels
+        "sparsemax_loss", _sparsemax, where, weights, reduction, logits=logits, labels=labels
     )
 
 

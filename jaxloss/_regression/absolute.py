@@ -44,7 +44,7 @@ def absolute_error(
     """
     y = 0.0 if targets is None else targets
     return elementwise(
-        "absolute_error", _absolute, where, weights, reduction, cheap=True, predictions=predictions, targets=y
+        "absolute_error", _absolute, where, weights, reduction, arithmetic=True, predictions=predictions, targets=y
     )
 
 
@@ -91,7 +91,7 @@ def huber_loss(
     """
     checks.in_range("huber_loss", "delta", delta, 0, math.inf)
     operands = {"predictions": predictions, "targets": 0.0 if targets is None else targets, "delta": delta}
-    return elementwise("huber_loss", _huber, where, weights, reduction, cheap=True, **operands)
+    return elementwise("huber_loss", _huber, where, weights, reduction, arithmetic=True, **operands)
 
 
 @with_slopes
@@ -99,7 +99,7 @@ def _huber(x: Array, y: Array, delta: Array) -> tuple[Array, tuple[Array, Array,
     error = x - y
     size = jnp.abs(error)
     inner = jnp.minimum(size, delta)
-    slope = jnp.clip(error, -delta, delta)
+    slope = -jnp.maximum(-jnp.maximum(error, -delta), -delta)  # clipped, without the constant of the losses
     return inner * (size - inner / 2), (slope, -slope, size - inner)
 
 
@@ -140,16 +140,16 @@ def smooth_l1_loss(
     """
     checks.in_range("smooth_l1_loss", "beta", beta, 0, math.inf)
     operands = {"predictions": predictions, "targets": 0.0 if targets is None else targets, "beta": beta}
-    return elementwise("smooth_l1_loss", _smooth_l1, where, weights, reduction, cheap=True, **operands)
+    return elementwise("smooth_l1_loss", _smooth_l1, where, weights, reduction, arithmetic=True, **operands)
 
 
 @with_slopes
 def _smooth_l1(x: Array, y: Array, beta: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     error = x - y
     size = jnp.abs(error)
-    inside = size < beta
-    slope = jnp.where(inside, error / jnp.where(inside, beta, 1), jnp.sign(error))
-    losses = jnp.abs(slope) * (size - jnp.minimum(size, beta) / 2)
+    width = jnp.maximum(beta, jnp.finfo(size.dtype).tiny)
+    losses = jnp.minimum(size / width, 1) * (size - jnp.minimum(size, beta) / 2)
+    slope = jnp.maximum(-jnp.maximum(error / -width, -1), -1)  # clipped, without the constants of the losses
     return losses, (slope, -slope, -jnp.square(slope) / 2)
 
 
@@ -189,13 +189,12 @@ def epsilon_insensitive_loss(
     """
     checks.in_range("epsilon_insensitive_loss", "epsilon", epsilon, 0, math.inf)
     operands = {"predictions": predictions, "targets": 0.0 if targets is None else targets, "epsilon": epsilon}
-    return elementwise("epsilon_insensitive_loss", _insensitive, where, weights, reduction, cheap=True, **operands)
+    return elementwise("epsilon_insensitive_loss", _insensitive, where, weights, reduction, arithmetic=True, **operands)
 
 
 @with_slopes
 def _insensitive(x: Array, y: Array, epsilon: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     error = x - y
-    excess = stable.positive_part(jnp.abs(error) - epsilon)
-    outside = jnp.sign(excess)
-    slope = outside * jnp.sign(error)
-    return excess, (slope, -slope, -outside)
+    inside = -jnp.minimum(-jnp.minimum(error, epsilon), epsilon)  # clipped; the constant of the losses is -epsilon
+    slope = jnp.sign(error - inside)
+    return stable.hinge(jnp.abs(error) - epsilon), (slope, -slope, -jnp.abs(slope))
