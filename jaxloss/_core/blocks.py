@@ -176,7 +176,9 @@ def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array]) -> Any:
         return jax.tree.map(functools.partial(_put, at=[starts[d] for d in kept]), out, f(*pieces))
 
     piece = _shape_of_block(f, leaves, block)
-    out = jax.tree.map(lambda p: jnp.zeros((*(shape[d] for d in kept), *p.shape[len(kept) :]), _carried(p.dtype)), piece)
+    out = jax.tree.map(
+        lambda p: jnp.zeros((*(shape[d] for d in kept), *p.shape[len(kept) :]), _carried(p.dtype)), piece
+    )
     out = lax.fori_loop(0, math.prod(grid), step, out)
     return jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
 

@@ -21,7 +21,7 @@ from jax.custom_batching import custom_vmap
 
 from jaxloss._core.blocks import is_local, per_row
 from jaxloss._core.exponentials import FARTHEST, by_parts, row_exp_around
-from jaxloss._core.lanes import add_lanes, computed_once, finished, has_classes, is_half, slices, use_lanes
+from jaxloss._core.lanes import add_lanes, class_index, computed_once, finished, has_classes, is_half, slices, use_lanes
 from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, Scores, moved_stats, part_stats, pick, stats_by_reduction
@@ -80,15 +80,15 @@ def _sum_around(x: Any, label: Array, middle: Array, axis: int, scores: Scores) 
     """The sum of exp(z_k - middle) over the classes but the label. Where one of them is more than `FARTHEST` above, it
     is too small, yet above exp(0.99 `FARTHEST`)."""
     cut = slices(x, axis, lambda x: (scores(x),))
-    exp, scale = row_exp_around(jnp.expand_dims(middle, (axis, axis + 1)))
-    ahead = jnp.expand_dims(label, (axis, axis + 1)) - cut.lane_classes(axis)
+    exp, scale = row_exp_around(jnp.expand_dims(middle, axis))
+    ahead = jnp.expand_dims(label, axis) - class_index(cut.terms[0][0], axis, label.dtype)
     others = jnp.zeros((), middle.dtype)
     for i, ((z,), start) in enumerate(zip(cut.terms, cut.starts, strict=True)):
         skip = ahead == start
         if cut.fresh is not None and i == len(cut.terms) - 1:
             skip |= ~cut.fresh
         others = others + jnp.where(skip, 0, exp(z))
-    return add_lanes(finished(others, axis), axis) * jnp.squeeze(scale, (axis, axis + 1))
+    return add_lanes(finished(others, axis), axis) * jnp.squeeze(scale, axis)
 
 
 @custom_vmap

@@ -52,7 +52,6 @@ from jaxloss._core.lanes import (
     is_half,
     slices,
     sums_in_lanes,
-    sums_suit_lanes,
     use_lanes,
 )
 from jaxloss._core.precision import upcast
@@ -121,11 +120,11 @@ def row_max(x: Any, axis: int, scores: Scores = upcast) -> Array:
         return jnp.where(missing > 0, jnp.nan, top)
     if use_lanes(x):
         cut = slices(x, axis, lambda x: (scores(x),))
-        z, axes = computed_once(functools.reduce(jnp.maximum, [z for (z,) in cut.terms])), (axis, axis + 1)
+        z = computed_once(functools.reduce(jnp.maximum, [z for (z,) in cut.terms]))
     else:
-        z, axes = scores(x), (axis,)
-    top = jnp.max(z, axes)
-    return top if jax.default_backend() != "cpu" else jnp.where(jnp.any(jnp.isnan(z), axes), jnp.nan, top)
+        z = scores(x)
+    top = jnp.max(z, axis)
+    return top if jax.default_backend() != "cpu" else jnp.where(jnp.any(jnp.isnan(z), axis), jnp.nan, top)
 
 
 def first_max(z: Array, top: Array, axis: int) -> Array:
@@ -155,10 +154,9 @@ def _without_axis(top: Array, rest: Array, axis: int) -> RowStats:
 
 def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
     axis %= jax.tree.leaves(x)[0].ndim
-    both = (axis, axis + 1)
     cut = slices(x, axis, lambda x: (scores(x),))
     pieces = [z for (z,) in cut.terms]
-    single = pieces[0].shape[axis] * pieces[0].shape[axis + 1] == 1
+    single = pieces[0].shape[axis] == 1
     half = any(map(is_half, jax.tree.leaves(x)))
     if scores is upcast and not single:
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
@@ -166,25 +164,25 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
         top = jnp.expand_dims(row_max(x, axis, scores), axis)
     else:
         top = finished(functools.reduce(jnp.maximum, pieces), axis)
-        top = jnp.squeeze(top if single else jnp.max(top, both, keepdims=True), axis)
+        top = top if single else jnp.max(top, axis, keepdims=True)
     if scores is not upcast and not (half and single):  # what both passes compute XLA would write out
         pieces = [z for (z,) in slices(read_again(x), axis, lambda x: (scores(x),)).terms]
-    exp, scale = row_exp(jnp.expand_dims(reference(top), axis))
+    exp, scale = row_exp(reference(top))
     others, ties = jnp.zeros((), top.dtype), jnp.zeros((), jnp.int32)
     for i, z in enumerate(pieces):
         z = z if cut.fresh is None or i < len(pieces) - 1 else jnp.where(cut.fresh, z, -jnp.inf)
-        is_top = z == jnp.expand_dims(top, axis)
+        is_top = z == top
         others = others + jnp.where(is_top, 0, exp(z))
         ties = ties + is_top.astype(jnp.int32)
     ties = ties.astype(top.dtype)
     if single:
-        return _without_axis(top, computed_once(jnp.squeeze(others * scale + (ties - 1), axis)), axis)
+        return _without_axis(top, computed_once(others * scale + (ties - 1)), axis)
     # One array for both, so that the loop above runs once: the sign says that this lane has a maximum, which the
     # sum of the lanes counts once too often for every such lane but one. All that follows the library takes as it is.
     tiny = jnp.finfo(top.dtype).tiny  # no such lane is 0; others that matter are larger than 1e-20 here
     lanes = jnp.where(ties > 0, -(others + (ties - 1) / scale + tiny), others)
     lanes = computed_once(lanes) if few(lanes, axis) else lanes
-    others = jnp.expand_dims(add_lanes(jnp.abs(lanes), axis), axis) * jnp.squeeze(scale, axis)
+    others = jnp.expand_dims(add_lanes(jnp.abs(lanes), axis), axis) * scale
     sign = jnp.sign(lanes)
     twice_with_top = add_lanes(sign * sign - sign, axis)
     return _without_axis(top, others + (jnp.expand_dims(twice_with_top, axis) / 2 - 1), axis)
@@ -255,7 +253,7 @@ def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, in_lanes: boo
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, ...]:
-    if in_lanes and sums_suit_lanes(x, axis):
+    if in_lanes and use_lanes(x):
         return sums_in_lanes(x, axis, terms)
     values = terms(x)
     if not one_cpu():

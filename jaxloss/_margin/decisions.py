@@ -252,9 +252,7 @@ def sparsemax_loss(
     >>> print(sparsemax_loss(jnp.array([2.0, 0.5, -1.0]), jnp.array([1, 1, 1])))
     [0.     0.0625 1.    ]
     """
-    return elementwise(
-        "sparsemax_loss", _sparsemax, where, weights, reduction, logits=logits, labels=labels
-    )
+    return elementwise("sparsemax_loss", _sparsemax, where, weights, reduction, logits=logits, labels=labels)
 
 
 @with_slopes
