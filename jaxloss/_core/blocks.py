@@ -46,15 +46,18 @@ _EVEN = 128  # what the length of a block is a multiple of
 _GROUP = 16  # blocks whose entries are added one to another: of more the roundings would add up
 
 
-def per_row(f: Rule, operands: Sequence[Any], axis: int | tuple[int, ...], like: Rule | None = None) -> Any:
-    """`f(*operands)`; `like` is the same function for the sake of its derivative, if that is to be another one."""
+def per_row(
+    f: Rule, operands: Sequence[Any], axis: int | tuple[int, ...], like: Rule | None = None, *, small: int = 4
+) -> Any:
+    """`f(*operands)`; `like` is the same function for the sake of its derivative, if that is to be another one. Of a
+    small array blocks are `small` times as large: more for a rule of many steps, less for what is done but seldom."""
     ndim = jax.tree.leaves(operands)[0].ndim
     axes = tuple(sorted(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))
-    return _on_leaves(f, like or f, axes, operands)
+    return _on_leaves(f, like or f, axes, operands, small)
 
 
 def total(f: Rule, operands: Sequence[Any]) -> Array:
-    return _on_leaves(f, f, None, operands)
+    return _on_leaves(f, f, None, operands, 2)
 
 
 def folded(operands: Any, axis: int) -> Any:
@@ -101,14 +104,14 @@ def read_again(tree: Any) -> Any:
     return lax.optimization_barrier(tree) if one_cpu() else tree
 
 
-def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any]) -> Any:
+def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any], small: int) -> Any:
     leaves, tree = jax.tree.flatten(tuple(operands))
 
     def of(f: Rule) -> Rule:
         return lambda *leaves: f(*jax.tree.unflatten(tree, leaves))
 
     def in_blocks(*leaves: Array) -> Any:
-        return _mappable(of(f), axes)(*leaves) if is_local(leaves[0]) else _whole(of(f), axes)(*leaves)
+        return _mappable(of(f), axes, small)(*leaves) if is_local(leaves[0]) else _whole(of(f), axes)(*leaves)
 
     # The transpose of a loop over slices would be a loop that adds up whole arrays: the derivative is the plain call's.
     return as_one_like(in_blocks, _whole(of(like), axes), *leaves)
@@ -128,20 +131,20 @@ def pays_a_branch(x: Array) -> bool:
     return is_local(x) and x.size >= _LEAST
 
 
-def _mappable(f: Rule, axes: Axes) -> Any:
+def _mappable(f: Rule, axes: Axes, small: int) -> Any:
     @custom_vmap
     def run(*leaves: Array) -> Any:
-        return _run(f, axes, leaves)
+        return _run_total(f, leaves, small) if axes is None else _run_rows(f, axes, leaves, small)
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *leaves: Array) -> tuple[Any, Any]:
-        out = _run_mapped(_whole(f, axes), axes, size, mapped, leaves)
+        out = _run_mapped(_whole(f, axes), axes, small, size, mapped, leaves)
         return out, jax.tree.map(lambda _: True, out)
 
     return run
 
 
-def _run_mapped(f: Rule, axes: Axes, size: int, mapped: Sequence[bool], leaves: Sequence[Array]) -> Any:
+def _run_mapped(f: Rule, axes: Axes, small: int, size: int, mapped: Sequence[bool], leaves: Sequence[Array]) -> Any:
     over = functools.partial(jax.vmap, f, [0 if m else None for m in mapped])
     ndim = leaves[0].ndim
     if not mapped[0] or any(m and x.ndim < ndim for x, m in zip(leaves, mapped, strict=True)):
@@ -152,21 +155,17 @@ def _run_mapped(f: Rule, axes: Axes, size: int, mapped: Sequence[bool], leaves: 
         return over()(*(x[0] if s else x for x, s in zip(leaves, shared, strict=True)))
 
     axes = tuple(range(1, ndim)) if axes is None else tuple(a + 1 for a in axes)
-    return _mappable(rows, axes)(*(x[None] if s else x for x, s in zip(leaves, shared, strict=True)))
+    return _mappable(rows, axes, small)(*(x[None] if s else x for x, s in zip(leaves, shared, strict=True)))
 
 
-def _run(f: Rule, axes: Axes, leaves: Sequence[Array]) -> Any:
-    return _run_total(f, leaves) if axes is None else _run_rows(f, axes, leaves)
-
-
-def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array]) -> Any:
+def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array], small: int) -> Any:
     shape = leaves[0].shape
-    block = _block(shape, axes)
+    block = _block(shape, axes, small)
     if block == shape:
         return f(*leaves)
     if shape[-1] == 1:  # XLA:CPU would give this axis another layout in the loop, for which it copies the operands
         last = len(shape) - 1
-        return _run_rows(_with_last(f), tuple(a for a in axes if a != last), _without_last(leaves))
+        return _run_rows(_with_last(f), tuple(a for a in axes if a != last), _without_last(leaves), small)
     grid = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     kept = [i for i in range(len(shape)) if i not in axes]  # dimensions of the result
 
@@ -183,17 +182,17 @@ def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array]) -> Any:
     return jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
 
 
-def _run_total(f: Rule, leaves: Sequence[Array]) -> Array:
+def _run_total(f: Rule, leaves: Sequence[Array], small: int) -> Array:
     """The blocks are added to one another, in one fused loop each, and only a few times are their entries added up."""
     flat = all(x.ndim == 0 or x.shape == leaves[0].shape for x in leaves)
     if flat:
         leaves = [x if x.ndim == 0 else x.reshape(-1) for x in leaves]
     shape = leaves[0].shape
-    block = _block(shape, (), 2 if leaves[0].dtype.itemsize > 2 else 1, 2)
+    block = _block(shape, (), small, 2 if leaves[0].dtype.itemsize > 2 else 1, 2)
     if block == shape:
         return add_up(f(*leaves))
     if shape[-1] == 1:
-        return _run_total(lambda *leaves: _with_last(f)(*leaves)[..., 0], _without_last(leaves))
+        return _run_total(lambda *leaves: _with_last(f)(*leaves)[..., 0], _without_last(leaves), small)
     if flat:
         block = (_even_block(shape[0], block[0]),)
     grid = [n // b if flat else -(-n // b) for n, b in zip(shape, block, strict=True)]
@@ -252,10 +251,14 @@ def _carried(dtype: Any) -> Any:
     return jnp.float32 if _is_half(dtype) else dtype
 
 
-def _block(shape: tuple[int, ...], axes: Sequence[int], share: int = 1, room: int = 1) -> tuple[int, ...]:
-    """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for."""
+def _block(shape: tuple[int, ...], axes: Sequence[int], small: int, share: int = 1, room: int = 1) -> tuple[int, ...]:
+    """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for.
+
+    `small` says how many times as large a block of a small array is; `share`, how much of a large array it may be, and
+    `room`, how much of the cache.
+    """
     size = math.prod(shape)
-    least = _LEAST if size > _SMALL else 2 * _LEAST
+    least = _LEAST if size > _SMALL else small * _LEAST
     most = min(max(least, share * size // _PARTS), max(least, room * _FOR_EACH_CORE * (os.cpu_count() or 1)))
     block = list(shape)
     for i, n in enumerate(shape):

@@ -111,4 +111,5 @@ def _stats_in_blocks(x: Any, axis: int, scores: Scores) -> RowStats:
         rows = [jnp.squeeze(leaf, axis) if f else leaf for leaf, f in zip(leaves, flat, strict=True)]
         return stats_by_reduction(computed_once(scores(jax.tree.unflatten(tree, rows))), axis)
 
-    return per_row(of_rows, [jnp.expand_dims(a, axis) if f else a for a, f in zip(leaves, flat, strict=True)], axis)
+    leaves = [jnp.expand_dims(a, axis) if f else a for a, f in zip(leaves, flat, strict=True)]
+    return per_row(of_rows, leaves, axis, small=1)

@@ -23,6 +23,9 @@ from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 
 
+_SMALL = 8  # see `blocks.per_row`
+
+
 class Chance(NamedTuple):
     """The probability of a class three times, each with all its digits."""
 
@@ -60,7 +63,8 @@ class _Row(NamedTuple):
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
 def _mixture(f: OfChance, axis: int, *operands: Any) -> Array:
     """The operands are the logits, what is kept of them (classes or rows), the target, class weights and the option."""
-    return blocks.per_row(lambda *operands: _in_block(f, axis, *operands)[1], _aligned(axis, *operands), axis)
+    of_block = lambda *operands: _in_block(f, axis, *operands)[1]  # noqa: E731
+    return blocks.per_row(of_block, _aligned(axis, *operands), axis, small=_SMALL)
 
 
 def _aligned(axis: int, x: Array, keep: Any, target: Any, class_weights: Array | None, option: Array) -> Any:
@@ -104,7 +108,8 @@ def _forward(f: OfChance, axis: int, *operands: Any) -> tuple[Array, Any]:
     def by_rule(*operands: Any) -> tuple[_Row, Array]:  # the second derivative of the losses is the rule's too
         return _in_block(f, axis, *operands)[0], _mixture(f, axis, *operands)
 
-    row, losses = blocks.per_row(functools.partial(_in_block, f, axis), _aligned(axis, *operands), axis, by_rule)
+    of_block = functools.partial(_in_block, f, axis)
+    row, losses = blocks.per_row(of_block, _aligned(axis, *operands), axis, by_rule, small=_SMALL)
     return losses, (*operands, row)
 
 
