@@ -22,7 +22,6 @@ from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 
-
 _SMALL = 8  # see `blocks.per_row`
 
 
