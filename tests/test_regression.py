@@ -409,3 +409,9 @@ def test_options_that_do_not_broadcast():
 def test_keywords_are_not_positions():
     with pytest.raises(TypeError, match="positional"):
         jaxloss.huber_loss(X, Y, 1.0)
+
+
+def test_smooth_l1_without_a_parabola_is_not_curved():
+    """beta = 0 is the absolute error, whose second derivative at 0 is taken for 0."""
+    curve = jax.hessian(lambda x: jaxloss.smooth_l1_loss(x, beta=0.0, reduction="sum"))(jnp.array([-1.0, 0.0, 2.0]))
+    np.testing.assert_array_equal(curve, jnp.zeros((3, 3)))

@@ -149,7 +149,8 @@ def _smooth_l1(x: Array, y: Array, beta: Array) -> tuple[Array, tuple[Array, Arr
     size = jnp.abs(error)
     width = jnp.maximum(beta, jnp.finfo(size.dtype).tiny)
     losses = jnp.minimum(size / width, 1) * (size - jnp.minimum(size, beta) / 2)
-    slope = jnp.maximum(-jnp.maximum(error / -width, -1), -1)  # clipped, without the constants of the losses
+    clipped = jnp.maximum(-jnp.maximum(error / -width, -1), -1)  # without the constants of the losses
+    slope = jnp.where(beta > 0, clipped, jnp.sign(error))
     return losses, (slope, -slope, -jnp.square(slope) / 2)
 
 
