@@ -83,8 +83,8 @@ def reduce_elements(
     """`reduce(rule(*operands), ...)` for a rule of single elements, whose losses a sum does not write down.
 
     The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. Of
-    an `arithmetic` rule (see `elements.py`) XLA:CPU's library makes one pass with a sum by the caller; from the losses of
-    other rules it is kept. Our own sums go in blocks.
+    an `arithmetic` rule (see `elements.py`) XLA:CPU's library makes one pass with a sum by the caller; from the losses
+    of other rules it is kept. Our own sums go in blocks.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array.
