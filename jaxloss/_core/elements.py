@@ -17,7 +17,8 @@ each argument. `with_slopes` makes of it the function of the losses alone, whose
 An arithmetic rule has losses of sums, products, quotients, absolute values, minima and maxima alone, which XLA:CPU's
 library computes in one pass with a sum of them. That takes some care. It drops NaN from a minimum or maximum, so there
 must be another way for it to the loss. And a constant that the slopes have too is written out in the shape of the
-losses: where they need one, they take its negative (-max(-max(x, -c), -c) clips to c).
+losses: where they need one, they take its negative (-max(-max(x, -c), -c) clips to c). A light one is a square, or an
+absolute value: that pass is then faster than blocks are, for our own sums too.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def elementwise(
     reduction: str,
     /,
     *,
-    arithmetic: Any = False,  # a bool, beside operands of any type
+    arithmetic: Any = False,  # bools, beside operands of any type
+    light: Any = False,
     **operands: Any,
 ) -> Array:
     """The losses `rule(*operands)`, checked, masked, weighted and reduced.
@@ -109,7 +111,7 @@ def elementwise(
         return rule(*map(ready, operands))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
-    return reduce_elements(losses, (x, given, where), arithmetic=arithmetic, **common)
+    return reduce_elements(losses, (x, given, where), arithmetic=arithmetic, light=light, **common)
 
 
 def _is_number(value: Any) -> bool:

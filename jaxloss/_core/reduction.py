@@ -79,12 +79,13 @@ def reduce_elements(
     reduction: str,
     fn: str,
     arithmetic: bool = False,
+    light: bool = False,
 ) -> Array:
     """`reduce(rule(*operands), ...)` for a rule of single elements, whose losses a sum does not write down.
 
     The first operand has the shape of the losses; the others are aligned with it (`checks.align`), or scalars. Of
     an `arithmetic` rule (see `elements.py`) XLA:CPU's library makes one pass with a sum by the caller; from the losses
-    of other rules it is kept. Our own sums go in blocks.
+    of other rules it is kept. Our own sums go in blocks, but for those of a `light` rule without a mask or weights.
     """
     checks.choice(fn, "reduction", reduction, REDUCTIONS)
     # In the backward pass the operands are read again: of what both passes have in common XLA keeps an array.
@@ -101,7 +102,10 @@ def reduce_elements(
         values = fill(where, upcast(rule(*operands)))
         return values if weights is None else stable.times(_weights_of(values, weights, where), values)
 
-    total = blocks.total(weighed, (operands, where, weights))
+    if light and where is None and weights is None:
+        total = jnp.sum(weighed(operands, where, weights))
+    else:
+        total = blocks.total(weighed, (operands, where, weights))
     if reduction == "sum":
         return total
     if weights is not None and where is None:

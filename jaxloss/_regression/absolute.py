@@ -42,10 +42,8 @@ def absolute_error(
     >>> print(absolute_error(jnp.array([1.0, 4.0]), jnp.array([1.5, 2.0])))
     [0.5 2. ]
     """
-    y = 0.0 if targets is None else targets
-    return elementwise(
-        "absolute_error", _absolute, where, weights, reduction, arithmetic=True, predictions=predictions, targets=y
-    )
+    operands = {"predictions": predictions, "targets": 0.0 if targets is None else targets}
+    return elementwise("absolute_error", _absolute, where, weights, reduction, arithmetic=True, light=True, **operands)
 
 
 @with_slopes

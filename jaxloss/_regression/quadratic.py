@@ -47,6 +47,7 @@ def squared_error(
         weights,
         reduction,
         arithmetic=True,
+        light=True,
         predictions=predictions,
         targets=y,
     )
@@ -99,6 +100,7 @@ def l2_loss(
         weights,
         reduction,
         arithmetic=True,
+        light=True,
         predictions=predictions,
         targets=y,
     )
