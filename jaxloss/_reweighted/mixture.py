@@ -22,7 +22,7 @@ from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import fill
 from jaxloss._core.typing import Array
 
-_SMALL = 8  # see `blocks.per_row`
+_LARGER = 8  # blocks of small arrays, as there is much to do in one
 
 
 class Chance(NamedTuple):
@@ -63,7 +63,7 @@ class _Row(NamedTuple):
 def _mixture(f: OfChance, axis: int, *operands: Any) -> Array:
     """The operands are the logits, what is kept of them (classes or rows), the target, class weights and the option."""
     of_block = lambda *operands: _in_block(f, axis, *operands)[1]  # noqa: E731
-    return blocks.per_row(of_block, _aligned(axis, *operands), axis, small=_SMALL)
+    return blocks.per_row(of_block, _aligned(axis, *operands), axis, small=_LARGER)
 
 
 def _aligned(axis: int, x: Array, keep: Any, target: Any, class_weights: Array | None, option: Array) -> Any:
@@ -108,7 +108,7 @@ def _forward(f: OfChance, axis: int, *operands: Any) -> tuple[Array, Any]:
         return _in_block(f, axis, *operands)[0], _mixture(f, axis, *operands)
 
     of_block = functools.partial(_in_block, f, axis)
-    row, losses = blocks.per_row(of_block, _aligned(axis, *operands), axis, by_rule, small=_SMALL)
+    row, losses = blocks.per_row(of_block, _aligned(axis, *operands), axis, by_rule, small=_LARGER)
     return losses, (*operands, row)
 
 
