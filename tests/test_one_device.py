@@ -109,7 +109,8 @@ def save_special(file, names):
 
 
 def test_special_points_are_the_same_as_on_several(tmp_path):
-    """Where XLA's library takes losses and sum, too: infinities stay, NaN stays, and no 0 is negative."""
+    """Infinities stay, and no 0 is negative. (In small arrays: `test_no_nan_is_hidden` is of those that the library
+    takes with their sum.)"""
     file = str(tmp_path / "alone.npz")
     one_device.output_of(f"import test_one_device as t; t.save_special({file!r}, {ELEMENTWISE!r})")
     alone = np.load(file)
