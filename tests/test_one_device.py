@@ -50,7 +50,6 @@ def save(file, cases, shape, dtype):
 
 def hidden(names, of):
     """Where NaN in the first argument, one or a row, does not reach `of` the mean of the losses."""
-    assert jax.device_count() == 1
     found = []
     for name in names:
         case = BY_NAME[name]
@@ -58,7 +57,7 @@ def hidden(names, of):
         x, *others = case.arguments(np.float32, "default", size)
         middle = tuple(n // 2 for n in x.shape)
         program = jax.jit(of(functools.partial(_mean, case.fn, **case.option_set("default", size))))
-        for place in (middle, middle[:-1]):
+        for place in (middle, middle[:-1], ()):
             x[place] = np.nan
             if not np.any(np.isnan(program(x, *others))):
                 found.append((name, place))
@@ -76,19 +75,21 @@ def _mean(fn, *args, **options):
 )
 def test_no_nan_is_hidden(names, of):
     """XLA's library drops NaN from the maxima that it adds up, and from those of long rows."""
-    code = f"import jax, test_one_device as t; print(t.hidden({names!r}, {of}))"
+    code = f"import jax, test_one_device as t; assert jax.device_count() == 1; print(t.hidden({names!r}, {of}))"
     assert one_device.output_of(code).strip() == "[]"
+    assert jax.device_count() > 1
+    assert hidden(names, {"lambda f: f": lambda f: f, "jax.grad": jax.grad}[of]) == []
 
 
 SPECIAL = [-np.inf, -1e30, -1.0, -0.0, 0.0, 1e-30, 1.0, np.inf, np.nan]
 ELEMENTWISE = [c.name for c in CASES if c.kind == "elementwise" and c.name not in ALIASES]
 
 
-def at_special_points(names):
-    """The losses, their mean by the caller and by the loss, and the gradient, at each of `SPECIAL`, 256 times."""
+def at_special_points(names, size):
+    """The losses, their mean by the caller and by the loss, and the gradient, at each of `SPECIAL`, `size` times."""
     found = {}
     for name in names:
-        fn, (x, *others) = BY_NAME[name].fn, BY_NAME[name].arguments(np.float32, "default", (256,))
+        fn, (x, *others) = BY_NAME[name].fn, BY_NAME[name].arguments(np.float32, "default", (size,))
         points = jnp.asarray(np.repeat(np.float32(SPECIAL)[:, None], x.size, 1))
 
         def all_of(x, fn=fn, others=others):
@@ -103,18 +104,19 @@ def at_special_points(names):
     return found
 
 
-def save_special(file, names):
+def save_special(file, names, size):
     assert jax.device_count() == 1
-    np.savez(file, **{f"{name} {i}": v for name, vs in at_special_points(names).items() for i, v in enumerate(vs)})
+    found = at_special_points(names, size)
+    np.savez(file, **{f"{name} {i}": v for name, vs in found.items() for i, v in enumerate(vs)})
 
 
-def test_special_points_are_the_same_as_on_several(tmp_path):
-    """Infinities stay, and no 0 is negative. (In small arrays: `test_no_nan_is_hidden` is of those that the library
-    takes with their sum.)"""
+@pytest.mark.parametrize("size", [256, pytest.param(2**16, marks=pytest.mark.long)])
+def test_special_points_are_the_same_as_on_several(tmp_path, size):
+    """Infinities stay, and no 0 is negative. (Only large arrays does the library take with their sum.)"""
     file = str(tmp_path / "alone.npz")
-    one_device.output_of(f"import test_one_device as t; t.save_special({file!r}, {ELEMENTWISE!r})")
+    one_device.output_of(f"import test_one_device as t; t.save_special({file!r}, {ELEMENTWISE!r}, {size})")
     alone = np.load(file)
-    for name, wanted in at_special_points(ELEMENTWISE).items():
+    for name, wanted in at_special_points(ELEMENTWISE, size).items():
         for i, want in enumerate(wanted):
             got = alone[f"{name} {i}"]
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8, err_msg=name)
