@@ -16,9 +16,10 @@ def one_cpu() -> bool:
 
 @functools.cache
 def products_in_float32() -> bool:
-    """Is this a CPU without instructions for products in half precision?
+    """Is this a CPU without matrix units for half precision?
 
-    XLA:CPU takes up to half as long again for them as for those of the same numbers in float32, which are as exact.
+    XLA:CPU takes up to half as long again for such products as for those of the same numbers in float32, which are as
+    exact; so too with the vector instructions for them (AVX512_BF16).
     """
     if jax.default_backend() != "cpu":
         return False
@@ -26,7 +27,7 @@ def products_in_float32() -> bool:
         processor = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
         return True
-    return "bf16" not in processor
+    return "amx_bf16" not in processor
 
 
 def is_explicit(x: Any) -> bool:

@@ -92,7 +92,7 @@ def rows_in_chunk(
 
 # Chosen by measurement (`benchmarks/linear.py`). On the CPU a tile of float32 logits should stay in the cache;
 # elsewhere matrix products want to be large, and a block is the whole vocabulary.
-_LEAST_TOKENS = 128
+_LEAST_TOKENS = 256
 _MOST_TOKENS, _MOST_TOKENS_LEAN = 512, 1024
 _BLOCK = 2048
 
