@@ -39,8 +39,8 @@ def rule(x, y, t, axis=-1):
     }
 
 
-def in_blocks(x, y, t, axis=-1):
-    return blocks.per_row(functools.partial(rule, axis=axis), (x, y, t), axis)
+def in_blocks(x, y, t, axis=-1, copies=False):
+    return blocks.per_row(functools.partial(rule, axis=axis), (x, y, t), axis, copies=copies)
 
 
 def assert_same(got, want, **tolerance):
@@ -79,6 +79,19 @@ def test_per_row(form, shape, axis, dtype):
     assert_same(jax.jit(in_blocks, static_argnums=3)(x, y, t, axis), rule(x, y, t, axis), rtol=1e-6, atol=1e-6)
     wide = jnp.broadcast_to(y[:1], shape)
     assert_same(in_blocks(x, y[:1], t, axis), rule(x, wide, t, axis), rtol=1e-6, atol=1e-6)
+
+
+def test_copies_of_short_rows(form, monkeypatch):
+    x, y, t = normal((9, 3)), normal((9, 3), seed=1), jnp.float32(0.5)
+    copied = jax.jit(functools.partial(in_blocks, copies=True))
+    assert "stablehlo.case" in copied.lower(x, y, t).as_text()
+    assert "stablehlo.case" not in jax.jit(in_blocks).lower(x, y, t).as_text()
+    assert_same(copied(x, y, t), rule(x, y, t), rtol=1e-6, atol=1e-6)
+    slope = lambda f: jax.grad(lambda x: jnp.sum(f(x, y, t)[0]))(x)  # noqa: E731
+    assert_same(slope(copied), slope(rule), rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr(blocks, "_SHORT", 2)
+    traced_in("rows that are not short")
+    assert "stablehlo.case" not in jax.jit(functools.partial(in_blocks, copies=True)).lower(x, y, t).as_text()
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 4), (9, 7, 1)], ids=str)

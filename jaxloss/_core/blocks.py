@@ -23,7 +23,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,23 +41,36 @@ Axes = tuple[int, ...] | None  # those which belong to a row; `None` is: all, an
 # more than what is done in it, which counts where the array itself is nearly in the cache: there are fewer.
 _LEAST, _FOR_EACH_CORE, _PARTS = 2**16, 2**15, 128
 _SMALL = 2**21
+_SHORT = 128  # entries of a row
 _RUN = 64  # entries that lie together, at least
 _EVEN = 128  # what the length of a block is a multiple of
 _GROUP = 16  # blocks whose entries are added one to another: of more the roundings would add up
 
 
+class _How(NamedTuple):
+    small: int
+    copies: bool = False
+
+
 def per_row(
-    f: Rule, operands: Sequence[Any], axis: int | tuple[int, ...], like: Rule | None = None, *, small: int = 4
+    f: Rule,
+    operands: Sequence[Any],
+    axis: int | tuple[int, ...],
+    like: Rule | None = None,
+    *,
+    small: int = 4,
+    copies: bool = False,
 ) -> Any:
     """`f(*operands)`; `like` is the same function for the sake of its derivative, if that is to be another one. Of a
-    small array blocks are `small` times as large: more for a rule of many steps, less for what is done but seldom."""
+    small array blocks are `small` times as large: more for a rule of many steps, less for what is done but seldom. A
+    rule that sums its operands in lanes is given `copies` of short rows."""
     ndim = jax.tree.leaves(operands)[0].ndim
     axes = tuple(sorted(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,))))
-    return _on_leaves(f, like or f, axes, operands, small)
+    return _on_leaves(f, like or f, axes, operands, _How(small, copies))
 
 
 def total(f: Rule, operands: Sequence[Any]) -> Array:
-    return _on_leaves(f, f, None, operands, 2)
+    return _on_leaves(f, f, None, operands, _How(2))
 
 
 def folded(operands: Any, axis: int) -> Any:
@@ -105,14 +118,14 @@ def read_again(tree: Any) -> Any:
     return lax.optimization_barrier(tree) if one_cpu() else tree
 
 
-def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any], small: int) -> Any:
+def _on_leaves(f: Rule, like: Rule, axes: Axes, operands: Sequence[Any], how: _How) -> Any:
     leaves, tree = jax.tree.flatten(tuple(operands))
 
     def of(f: Rule) -> Rule:
         return lambda *leaves: f(*jax.tree.unflatten(tree, leaves))
 
     def in_blocks(*leaves: Array) -> Any:
-        return _mappable(of(f), axes, small)(*leaves) if is_local(leaves[0]) else _whole(of(f), axes)(*leaves)
+        return _mappable(of(f), axes, how)(*leaves) if is_local(leaves[0]) else _whole(of(f), axes)(*leaves)
 
     # The transpose of a loop over slices would be a loop that adds up whole arrays: the derivative is the plain call's.
     return as_one_like(in_blocks, _whole(of(like), axes), *leaves)
@@ -132,20 +145,20 @@ def pays_a_branch(x: Array) -> bool:
     return is_local(x) and x.size >= _LEAST
 
 
-def _mappable(f: Rule, axes: Axes, small: int) -> Any:
+def _mappable(f: Rule, axes: Axes, how: _How) -> Any:
     @custom_vmap
     def run(*leaves: Array) -> Any:
-        return _run_total(f, leaves, small) if axes is None else _run_rows(f, axes, leaves, small)
+        return _run_total(f, leaves, how.small) if axes is None else _run_rows(f, axes, leaves, how)
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *leaves: Array) -> tuple[Any, Any]:
-        out = _run_mapped(_whole(f, axes), axes, small, size, mapped, leaves)
+        out = _run_mapped(_whole(f, axes), axes, how, size, mapped, leaves)
         return out, jax.tree.map(lambda _: True, out)
 
     return run
 
 
-def _run_mapped(f: Rule, axes: Axes, small: int, size: int, mapped: Sequence[bool], leaves: Sequence[Array]) -> Any:
+def _run_mapped(f: Rule, axes: Axes, how: _How, size: int, mapped: Sequence[bool], leaves: Sequence[Array]) -> Any:
     over = functools.partial(jax.vmap, f, [0 if m else None for m in mapped])
     ndim = leaves[0].ndim
     if not mapped[0] or any(m and x.ndim < ndim for x, m in zip(leaves, mapped, strict=True)):
@@ -156,24 +169,26 @@ def _run_mapped(f: Rule, axes: Axes, small: int, size: int, mapped: Sequence[boo
         return over()(*(x[0] if s else x for x, s in zip(leaves, shared, strict=True)))
 
     axes = tuple(range(1, ndim)) if axes is None else tuple(a + 1 for a in axes)
-    return _mappable(rows, axes, small)(*(x[None] if s else x for x, s in zip(leaves, shared, strict=True)))
+    return _mappable(rows, axes, how)(*(x[None] if s else x for x, s in zip(leaves, shared, strict=True)))
 
 
-def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array], small: int) -> Any:
+def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array], how: _How) -> Any:
     shape = leaves[0].shape
-    block = _block(shape, axes, small)
+    block = _block(shape, axes, how.small)
     if block == shape:
         return f(*leaves)
     if shape[-1] == 1:  # XLA:CPU would give this axis another layout in the loop, for which it copies the operands
         last = len(shape) - 1
-        return _run_rows(_with_last(f), tuple(a for a in axes if a != last), _without_last(leaves), small)
+        return _run_rows(_with_last(f), tuple(a for a in axes if a != last), _without_last(leaves), how)
     grid = [-(-n // b) for n, b in zip(shape, block, strict=True)]
     kept = [i for i in range(len(shape)) if i not in axes]  # dimensions of the result
 
     def step(i: Array, out: Any) -> Any:
         starts, _ = _place(i, shape, block, grid)
         pieces = [_cut(x, i, starts, block) for x in leaves]
-        return jax.tree.map(functools.partial(_put, at=[starts[d] for d in kept]), out, f(*pieces))
+        copied = how.copies and math.prod(shape[a] for a in axes) <= _SHORT
+        found = _of_copies(f, i, pieces) if copied else f(*pieces)
+        return jax.tree.map(functools.partial(_put, at=[starts[d] for d in kept]), out, found)
 
     piece = _shape_of_block(f, leaves, block)
     out = jax.tree.map(
@@ -181,6 +196,14 @@ def _run_rows(f: Rule, axes: tuple[int, ...], leaves: Sequence[Array], small: in
     )
     out = lax.fori_loop(0, math.prod(grid), step, out)
     return jax.tree.map(lambda o, p: o.astype(p.dtype), out, piece)
+
+
+def _of_copies(f: Rule, i: Any, pieces: Sequence[Array]) -> Any:
+    """`f(*pieces)`, of pieces that are copied, as they are for a branch: within a slice of its operand XLA:CPU does not
+    vectorise a loop over a short row."""
+    nothing = jax.eval_shape(f, *pieces)
+    never = lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), nothing)  # noqa: E731
+    return lax.cond(i >= 0, f, never, *pieces)
 
 
 def _run_total(f: Rule, leaves: Sequence[Array], small: int) -> Array:

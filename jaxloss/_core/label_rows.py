@@ -21,12 +21,22 @@ from jax.custom_batching import custom_vmap
 
 from jaxloss._core.blocks import is_local, per_row
 from jaxloss._core.exponentials import FARTHEST, by_parts, row_exp_around
-from jaxloss._core.lanes import add_lanes, class_index, computed_once, finished, has_classes, is_half, slices, use_lanes
+from jaxloss._core.lanes import (
+    add_lanes,
+    class_index,
+    computed_once,
+    finished,
+    has_classes,
+    is_half,
+    of_single_classes,
+    slices,
+    use_lanes,
+)
 from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, Scores, moved_stats, part_stats, pick, stats_by_reduction
 
-_SHORT = 48  # classes; of fewer, the maximum costs as little
+_SHORT = 15  # classes: a longer row is read in fewer instructions in slices of several
 
 
 def label_stats(x: Any, label: Array, axis: int, scores: Scores = upcast) -> tuple[RowStats, Array]:
@@ -42,7 +52,8 @@ def label_stats(x: Any, label: Array, axis: int, scores: Scores = upcast) -> tup
 def _label_stats(x: Any, label: Array, axis: int, scores: Scores) -> tuple[RowStats, Array]:
     logits = jax.tree.leaves(x)[0]
     axis %= logits.ndim
-    if use_lanes(x) and is_local(logits) and by_parts(upcast(logits)) and logits.shape[axis] > _SHORT:
+    # Of rows so short that a slice is one class, the maximum costs as little.
+    if use_lanes(x) and is_local(logits) and by_parts(upcast(logits)) and not of_single_classes(logits, axis, _SHORT):
         return _stats_around_label(x, label, axis, scores)
     return part_stats(x, axis, scores), pick(scores(x), label, axis)
 
@@ -79,7 +90,7 @@ def _middle(x: Any, at_label: Array, axis: int, scores: Scores) -> Array:
 def _sum_around(x: Any, label: Array, middle: Array, axis: int, scores: Scores) -> Array:
     """The sum of exp(z_k - middle) over the classes but the label. Where one of them is more than `FARTHEST` above, it
     is too small, yet above exp(0.99 `FARTHEST`)."""
-    cut = slices(x, axis, lambda x: (scores(x),))
+    cut = slices(x, axis, lambda x: (scores(x),), _SHORT)
     exp, scale = row_exp_around(jnp.expand_dims(middle, axis))
     ahead = jnp.expand_dims(label, axis) - class_index(cut.terms[0][0], axis, label.dtype)
     others = jnp.zeros((), middle.dtype)

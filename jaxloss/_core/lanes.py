@@ -35,13 +35,13 @@ class _Cut(NamedTuple):
     missing: int  # how many entries the last slice shares with the one before, as slices * width > n
 
 
-def _cut(n: int, trailing: int, itemsize: int) -> _Cut:
-    """For n classes with `trailing` entries behind each of them."""
+def _cut_of(x: Array, axis: int, single: int) -> _Cut:
+    n, trailing, itemsize = x.shape[axis], math.prod(x.shape[axis % x.ndim + 1 :]), x.dtype.itemsize
     most = _SLICES if itemsize > 2 else min(_SLICES, 3 * 15)  # see `_views`
-    if n <= most:
-        return _Cut(n, 1, 0)
     vector = _VECTOR // itemsize
     unit = 1 if trailing >= vector else vector
+    if n <= (min(single, most) if unit > 1 and itemsize > 2 else most):
+        return _Cut(n, 1, 0)
     for slices in range(most, most // 3, -1):
         if n % (slices * unit) == 0:
             return _Cut(slices, n // slices, 0)
@@ -50,8 +50,9 @@ def _cut(n: int, trailing: int, itemsize: int) -> _Cut:
     return _Cut(slices, width, slices * width - n)
 
 
-def _cut_of(x: Array, axis: int) -> _Cut:
-    return _cut(x.shape[axis], math.prod(x.shape[axis % x.ndim + 1 :]), x.dtype.itemsize)
+def of_single_classes(x: Array, axis: int, single: int = _SLICES) -> bool:
+    """Are the slices of one class each?"""
+    return _cut_of(x, axis, single).width == 1
 
 
 def has_classes(leaf: Any, like: Array, axis: int) -> bool:
@@ -91,11 +92,12 @@ class Slices(NamedTuple):
     fresh: Array | None  # which entries of the last slice are not in the one before; `None` is: all
 
 
-def slices(x: Any, axis: int, terms: Terms) -> Slices:
-    """The terms of every slice, of shape [..., width, ...]."""
+def slices(x: Any, axis: int, terms: Terms, single: int = _SLICES) -> Slices:
+    """The terms of every slice, of shape [..., width, ...]. Of rows of `single` classes at most a slice is one class;
+    in half precision, and where another axis is behind that of the classes, of all short ones."""
     leaves, tree = jax.tree.flatten(x)
     like = leaves[0]
-    cut, n = _cut_of(like, axis), like.shape[axis]
+    cut, n = _cut_of(like, axis, single), like.shape[axis]
     starts = [min(i * cut.width, n - cut.width) for i in range(cut.slices)]
     pieces = [_slicer(leaf, like, axis, cut, starts) for leaf in leaves]
     found = [terms(jax.tree.unflatten(tree, [piece(i) for piece in pieces])) for i in range(cut.slices)]

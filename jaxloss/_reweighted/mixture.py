@@ -63,7 +63,7 @@ class _Row(NamedTuple):
 def _mixture(f: OfChance, axis: int, *operands: Any) -> Array:
     """The operands are the logits, what is kept of them (classes or rows), the target, class weights and the option."""
     of_block = lambda *operands: _in_block(f, axis, *operands)[1]  # noqa: E731
-    return blocks.per_row(of_block, _aligned(axis, *operands), axis, small=_LARGER)
+    return blocks.per_row(of_block, _aligned(axis, *operands), axis, small=_LARGER, copies=True)
 
 
 def _aligned(axis: int, x: Array, keep: Any, target: Any, class_weights: Array | None, option: Array) -> Any:
@@ -108,7 +108,7 @@ def _forward(f: OfChance, axis: int, *operands: Any) -> tuple[Array, Any]:
         return _in_block(f, axis, *operands)[0], _mixture(f, axis, *operands)
 
     of_block = functools.partial(_in_block, f, axis)
-    row, losses = blocks.per_row(of_block, _aligned(axis, *operands), axis, by_rule, small=_LARGER)
+    row, losses = blocks.per_row(of_block, _aligned(axis, *operands), axis, by_rule, small=_LARGER, copies=True)
     return losses, (*operands, row)
 
 
