@@ -219,13 +219,13 @@ def convex_kl_divergence(
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _forward_kl(axis: int, log_p: Array, target: Array, keep: Array | None) -> Array:
-    def divergence(*args: Any) -> Array:
-        log_p, t = _kept(*args)
+    def term(operands: tuple[Array, Array, Array | None]) -> Array:
+        log_p, t = _kept(*operands)
         absent = t == 0
         log_p = jnp.where(absent & jnp.isinf(log_p), 0, log_p)  # 0 * inf is 0 here, while 0 * NaN stays NaN
-        return blocks.add_up(t * (jnp.log(jnp.where(absent, 1, t)) - log_p), axis)
+        return t * (jnp.log(jnp.where(absent, 1, t)) - log_p)
 
-    return blocks.per_row(divergence, (log_p, target, keep), axis)
+    return stable.row_sum((log_p, target, keep), axis, term, in_lanes=True)
 
 
 def _kept(log_p: Array, target: Array, keep: Array | None, neutral: float = 1.0) -> tuple[Array, ...]:
@@ -260,11 +260,11 @@ _forward_kl.defvjp(_forward_kl_fwd, _forward_kl_bwd)
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _log_kl(axis: int, log_p: Array, log_t: Array, keep: Array | None) -> Array:
-    def divergence(*args: Any) -> Array:
-        t, log_ratio = _from_log_targets(*args)
-        return blocks.add_up(-t * log_ratio, axis)
+    def term(operands: tuple[Array, Array, Array | None]) -> Array:
+        t, log_ratio = _from_log_targets(*operands)
+        return -t * log_ratio
 
-    return blocks.per_row(divergence, (log_p, log_t, keep), axis)
+    return stable.row_sum((log_p, log_t, keep), axis, term, in_lanes=True)
 
 
 def _from_log_targets(log_p: Array, log_t: Array, keep: Array | None) -> tuple[Array, Array]:
@@ -291,16 +291,16 @@ _log_kl.defvjp(_log_kl_fwd, _log_kl_bwd)
 
 @functools.partial(custom_vjp, nondiff_argnums=(0,))
 def _bregman_kl(axis: int, log_p: Array, target: Array, keep: Array | None) -> Array:
-    def divergence(*args: Any) -> Array:
-        log_p, t = _kept(*args)
+    def term(operands: tuple[Array, Array, Array | None]) -> Array:
+        log_p, t = _kept(*operands)
         d = _log_ratio(log_p, t)
         near = jnp.abs(d) < 1
         close = t * stable.phi_near(jnp.where(near, d, 0))
         far = jnp.exp(log_p) - jnp.where(t == 0, 0, t * (1 + jnp.where(near, 0, jnp.minimum(d, 1e30))))
         both_zero = (t == 0) & (log_p == -jnp.inf)
-        return jnp.sum(jnp.where(both_zero, 0, jnp.where(near, close, far)), axis)
+        return jnp.where(both_zero, 0, jnp.where(near, close, far))
 
-    return blocks.per_row(divergence, (log_p, target, keep), axis)
+    return stable.row_sum((log_p, target, keep), axis, term, in_lanes=True)
 
 
 def _bregman_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple[Any, ...]]:
