@@ -48,7 +48,7 @@ _GROUP = 16  # blocks whose entries are added one to another: of more the roundi
 
 
 class _How(NamedTuple):
-    small: int
+    small: float
     copies: bool = False
 
 
@@ -58,7 +58,7 @@ def per_row(
     axis: int | tuple[int, ...],
     like: Rule | None = None,
     *,
-    small: int = 4,
+    small: float = 4,
     copies: bool = False,
 ) -> Any:
     """`f(*operands)`; `like` is the same function for the sake of its derivative, if that is to be another one. Of a
@@ -206,7 +206,7 @@ def _of_copies(f: Rule, i: Any, pieces: Sequence[Array]) -> Any:
     return lax.cond(i >= 0, f, never, *pieces)
 
 
-def _run_total(f: Rule, leaves: Sequence[Array], small: int) -> Array:
+def _run_total(f: Rule, leaves: Sequence[Array], small: float) -> Array:
     """The blocks are added to one another, in one fused loop each, and only a few times are their entries added up."""
     flat = all(x.ndim == 0 or x.shape == leaves[0].shape for x in leaves)
     if flat:
@@ -275,14 +275,14 @@ def _carried(dtype: Any) -> Any:
     return jnp.float32 if _is_half(dtype) else dtype
 
 
-def _block(shape: tuple[int, ...], axes: Sequence[int], small: int, share: int = 1, room: int = 1) -> tuple[int, ...]:
+def _block(shape: tuple[int, ...], axes: Sequence[int], small: float, share: int = 1, room: int = 1) -> tuple[int, ...]:
     """The shape of a block: whole rows, and of the other dimensions, from the last one on, what there is room for.
 
     `small` says how many times as large a block of a small array is; `share`, how much of a large array it may be, and
     `room`, how much of the cache.
     """
     size = math.prod(shape)
-    least = _LEAST if size > _SMALL else small * _LEAST
+    least = _LEAST if size > _SMALL else int(small * _LEAST)
     most = min(max(least, share * size // _PARTS), max(least, room * _FOR_EACH_CORE * (os.cpu_count() or 1)))
     block = list(shape)
     for i, n in enumerate(shape):

@@ -36,6 +36,7 @@ from jaxloss._core.precision import upcast
 from jaxloss._core.remat import as_one
 from jaxloss._core.rows import RowStats, Scores, moved_stats, part_stats, pick, stats_by_reduction
 
+_SELDOM = 1 / 16  # of the blocks of other rules: memory counts more than time
 _SHORT = 15  # classes: a longer row is read in fewer instructions in slices of several
 
 
@@ -123,4 +124,4 @@ def _stats_in_blocks(x: Any, axis: int, scores: Scores) -> RowStats:
         return stats_by_reduction(computed_once(scores(jax.tree.unflatten(tree, rows))), axis)
 
     leaves = [jnp.expand_dims(a, axis) if f else a for a, f in zip(leaves, flat, strict=True)]
-    return per_row(of_rows, leaves, axis, small=1)
+    return per_row(of_rows, leaves, axis, small=_SELDOM)
