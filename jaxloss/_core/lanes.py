@@ -50,7 +50,7 @@ def _cut_of(x: Array, axis: int, single: int) -> _Cut:
     return _Cut(slices, width, slices * width - n)
 
 
-def of_single_classes(x: Array, axis: int, single: int = _SLICES) -> bool:
+def of_single_classes(x: Array, axis: int, single: int) -> bool:
     """Are the slices of one class each?"""
     return _cut_of(x, axis, single).width == 1
 
