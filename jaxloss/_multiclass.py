@@ -255,13 +255,17 @@ def nll_loss(
     alpha = rows.per_row("label_smoothing", label_smoothing, 1)
     c = rows.class_weights(class_weights)
 
+    def evenly(of: tuple[Scores, Array | None]) -> Array:
+        given, c = of
+        z = scores(given, rows.axis)
+        return stable.times(spread_weights(c, given.mask, z), -z)
+
     def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
         z = scores(given, rows.axis)
         cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
         if is_zero(alpha):
             return cross, None
-        spread = stable.times(spread_weights(along(c, z, rows.axis), rows.mask, z), -z)
-        return cross, stable.row_sum(spread, rows.axis)
+        return cross, stable.row_sum((given, along(c, z, rows.axis)), rows.axis, evenly, in_lanes=True)
 
     # What is kept for the backward pass are the arguments as they came, not filled and in float32.
     cross, spread = jax.checkpoint(terms, prevent_cse=False)(rows.scores(), y, c)

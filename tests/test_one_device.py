@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import one_device
 import pytest
+import scipy.special
 from registry import ALIASES, BY_NAME, CASES
+
+import jaxloss
 
 SHAPES = ((600, 120), (70, 1001))  # one axis is as many blocks as the other; and one whose length fits no lanes
 TOLERANCE = 4e-6  # 32 ULP of the largest entry: sums of hundreds in another order, over a temperature; 2.5e-6 is seen
@@ -156,3 +159,64 @@ def test_same_as_on_several(tmp_path, option_set, shape, dtype):
             if not error <= TOLERANCE:
                 wrong[f"{case} {i}"] = error
     assert not wrong
+
+
+LONG = (192, 32768)  # so many that a sum of each in lanes would be large
+
+
+def long_rows(seed=0):
+    """Scores, distributions, labels, a mask of classes and class weights."""
+    rng = np.random.default_rng(seed)
+    x, t = rng.normal(size=LONG).astype(np.float32), rng.exponential(size=LONG)
+    labels, keep = rng.integers(0, LONG[1], LONG[0]), rng.random(LONG) < 0.9
+    keep[np.arange(LONG[0]), labels] = True
+    return x, (t / t.sum(-1, keepdims=True)).astype(np.float32), labels, keep, rng.random(LONG[1]).astype(np.float32)
+
+
+def save_long_rows(file):
+    assert jax.device_count() == 1
+    x, t, labels, keep, c = map(jnp.asarray, long_rows())
+    dense, margin = jaxloss.softmax_cross_entropy, jaxloss.multi_margin_loss
+    found = {
+        "dense": dense(x, t),
+        "smoothed": dense(x, t, label_smoothing=0.5),
+        "weighed": dense(x, t, class_weights=c),
+        "masked": dense(x, jnp.where(keep, t, 0), where=keep),
+        "first axis": dense(x.T, t.T, axis=0),
+        "nll": jaxloss.nll_loss(x, labels, label_smoothing=0.5),
+        "margins": margin(x, labels),
+        "margins, half": margin(x.astype(jnp.bfloat16), labels),
+    }
+    np.savez(file, **found)
+
+
+def test_many_long_rows(tmp_path):
+    """The digits of a row are those of a few: no sum goes through the classes one by one."""
+    file = str(tmp_path / "alone.npz")
+    one_device.output_of(f"import test_one_device as t; t.save_long_rows({file!r})")
+    found = np.load(file)
+    x, t, labels, keep, c = (a.astype(np.float64) if a.dtype.kind == "f" else a for a in long_rows())
+    cost = scipy.special.logsumexp(x, -1, keepdims=True) - x
+    masked = scipy.special.logsumexp(x, -1, b=keep, keepdims=True) - x
+    half = np.asarray(jnp.asarray(x, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+    of_label = np.arange(len(x)), labels
+
+    def margins(x):
+        short = np.maximum(1 + x - x[of_label][:, None], 0)
+        short[of_label] = 0
+        return np.mean(short, -1)
+
+    want = {
+        "dense": np.sum(t * cost, -1),
+        "smoothed": np.sum((t / 2 + 0.5 / LONG[1]) * cost, -1),
+        "weighed": np.sum(t * c * cost, -1),
+        "masked": np.sum(t * keep * masked, -1),
+        "first axis": np.sum(t * cost, -1),
+        "nll": -x[of_label] / 2 - np.mean(x, -1) / 2,
+        "margins": margins(x),
+        "margins, half": margins(half),
+    }
+    assert set(want) == set(found)
+    for name, values in want.items():
+        rtol, atol = 1e-6, 1e-6 if name == "nll" else 0  # whose two halves nearly cancel
+        np.testing.assert_allclose(found[name], values, rtol=rtol, atol=atol, err_msg=name)

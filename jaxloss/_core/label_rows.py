@@ -56,7 +56,8 @@ def _label_stats(x: Any, label: Array, axis: int, scores: Scores) -> tuple[RowSt
     # Of rows so short that a slice is one class, the maximum costs as little.
     if use_lanes(x) and is_local(logits) and by_parts(upcast(logits)) and not of_single_classes(logits, axis, _SHORT):
         return _stats_around_label(x, label, axis, scores)
-    return part_stats(x, axis, scores), pick(scores(x), label, axis)
+    # Apart: a lookup keeps the loop that it is fused into from being vectorised.
+    return part_stats(x, axis, scores), computed_once(pick(scores(x), label, axis))
 
 
 @_label_stats.defjvp

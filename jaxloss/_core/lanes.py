@@ -22,11 +22,19 @@ Terms = Callable[[Any], tuple[Array, ...]]
 
 _SLICES = 48  # at most: 2% of the row is left, compiled in about a second
 _VECTOR = 32  # bytes in a register: a narrower slice is not vectorised
+_LIBRARY = 10  # classes, at least
 _WORTH_IT = 2**15  # entries; below, plain reductions take no longer and compile faster
 
 
 def use_lanes(x: Any) -> bool:
     return one_cpu() and jax.tree.leaves(x)[0].size >= _WORTH_IT
+
+
+def of_library(x: Any, axis: int) -> bool:
+    """Is a plain maximum or sum of what is there in memory best left to XLA:CPU's library? It takes 2 to 40 times as
+    long as slices do for rows of few classes, and along any axis but the last."""
+    shape = jax.tree.leaves(x)[0].shape
+    return shape[axis] >= _LIBRARY and math.prod(shape[axis % len(shape) + 1 :]) == 1
 
 
 class _Cut(NamedTuple):
@@ -111,7 +119,8 @@ def sums_in_lanes(x: Any, axis: int, terms: Terms) -> tuple[Array, ...]:
     if fresh is not None:
         found[-1] = tuple(jnp.where(fresh, v, 0) for v in found[-1])
     lanes = [functools.reduce(jnp.add, of_term) for of_term in zip(*found, strict=True)]
-    return tuple(add_lanes(finished(v, axis), axis) for v in lanes)
+    # The library would take over what follows, a broadcast in a gradient, too, and write that out.
+    return tuple(computed_once(add_lanes(finished(v, axis), axis)) for v in lanes)
 
 
 def few(lanes: Array, axis: int) -> bool:

@@ -50,6 +50,7 @@ from jaxloss._core.lanes import (
     few,
     finished,
     is_half,
+    of_library,
     slices,
     sums_in_lanes,
     use_lanes,
@@ -59,9 +60,11 @@ from jaxloss._core.remat import as_one
 
 Scores = Callable[[Any], Array]
 
-_UNROLLED = 12  # steps of a loop, at most
+_UNROLLED = 12  # steps of a loop that is vectorised, at most
+_STEPS = 64  # of any other: the roundings of a longer sum add up to more than a digit
 _LANES = 16  # of a row, at least
 _FEW_LANES = 2**20  # of all rows, 4 MB
+_FEW_CLASSES = 4  # one loop reads them as they lie
 
 
 class RowStats(NamedTuple):
@@ -158,13 +161,13 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
     pieces = [z for (z,) in cut.terms]
     single = pieces[0].shape[axis] == 1
     half = any(map(is_half, jax.tree.leaves(x)))
-    if scores is upcast and not single:
+    if scores is upcast and of_library(x, axis):
         top = upcast(jnp.max(x, axis, keepdims=True))  # the library takes this one as it is
-    elif half and not single:
+    elif half and not single and scores is not upcast:
         top = jnp.expand_dims(row_max(x, axis, scores), axis)
     else:
-        top = finished(functools.reduce(jnp.maximum, pieces), axis)
-        top = top if single else jnp.max(top, axis, keepdims=True)
+        top = functools.reduce(jnp.maximum, pieces)
+        top = computed_once(top) if single else jnp.max(finished(top, axis), axis, keepdims=True)
     if scores is not upcast and not (half and single):  # what both passes compute XLA would write out
         pieces = [z for (z,) in slices(read_again(x), axis, lambda x: (scores(x),)).terms]
     exp, scale = row_exp(reference(top))
@@ -237,7 +240,9 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
 
 def row_sum(x: Any, axis: int, term: Scores = upcast, *, in_lanes: bool = False) -> Array:
     """sum_k term(x)_k; the term may depend on x only element by element."""
-    return row_sums(x, axis, lambda x: (term(x),), in_lanes=in_lanes)[0]
+    if term is upcast and not (use_lanes(x) and not of_library(x, axis)):
+        return jnp.sum(upcast(x), axis)
+    return row_sums(x, axis, lambda x: (term(x),), in_lanes=in_lanes or term is upcast)[0]
 
 
 def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, in_lanes: bool = False) -> tuple[Array, ...]:
@@ -253,7 +258,7 @@ def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, in_lanes: boo
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, ...]:
-    if in_lanes and use_lanes(x):
+    if in_lanes and use_lanes(x) and jax.tree.leaves(x)[0].shape[axis] > _FEW_CLASSES:
         return sums_in_lanes(x, axis, terms)
     values = terms(x)
     if not one_cpu():
@@ -309,15 +314,14 @@ def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...])
 
 def _width(n: int, behind: int, sums: int) -> int:
     """In how many lanes a row of n is added up, each of `behind` entries. The loop is vectorised where its steps are
-    unrolled, of which there may not be many. Of long rows in large arrays as many lanes would be too much memory, and
-    fewer are no faster than one.
+    unrolled, of which there may not be many. Of long rows in large arrays as many lanes would be too much memory.
     """
     least = -(-_LANES // behind)
     if n < max(4 * least, _UNROLLED + 1):
         return 1
     even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= least)
     lanes = next(even, max(n // _UNROLLED, least))
-    return lanes if lanes <= 2 * least or lanes * sums <= _FEW_LANES else 1
+    return lanes if lanes <= 2 * least or lanes * sums <= _FEW_LANES else max(n // _STEPS, least)
 
 
 @_row_sums.defjvp

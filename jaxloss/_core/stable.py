@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core.devices import one_cpu
 from jaxloss._core.exponentials import exp_minus, scaled_exp, two_difference
+from jaxloss._core.lanes import class_index
 from jaxloss._core.precision import upcast
 from jaxloss._core.rows import (
     RowStats,
@@ -53,6 +54,7 @@ from jaxloss._core.tracing import elementary
 
 __all__ = [
     "RowStats",
+    "class_index",
     "countable",
     "even_and_odd",
     "exp_down",

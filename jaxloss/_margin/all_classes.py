@@ -88,11 +88,11 @@ def _all_wrong(axis: int, p: int, s: Scores, label: Array, margin: Array) -> Arr
     return _all_wrong_fwd(axis, p, s, label, margin)[0]
 
 
-def _hinges(axis: int, p: int, x: _Wrong) -> tuple[Array, Array]:
+def _hinges(axis: int, p: int, x: _Wrong, is_label: Array) -> tuple[Array, Array]:
     """Each hinge to its power, and the derivative of that."""
     z = scores_of(x.s, axis)
     short = jnp.where(z == -jnp.inf, 0, (z - jnp.expand_dims(x.own, axis)) + x.margin)
-    short = jnp.where((short <= 0) | stable.is_label(z, x.label, axis), 0, short)
+    short = jnp.where((short <= 0) | is_label, 0, short)
     return (short, jnp.where(short > 0, 1, short)) if p == 1 else (jnp.square(short), 2 * short)
 
 
@@ -100,7 +100,13 @@ def _hinges(axis: int, p: int, x: _Wrong) -> tuple[Array, Array]:
 def _all_wrong_fwd(axis: int, p: int, s: Scores, label: Array, margin: Array) -> tuple[Array, Any]:
     z = scores_of(s, axis)
     x = _Wrong(s, label, pick(axis, z.shape[axis], z, label), jnp.asarray(margin, z.dtype))
-    losses, slopes = stable.row_sums(x, axis, functools.partial(_hinges, axis, p))
+
+    def terms(of: tuple[_Wrong, Array]) -> tuple[Array, Array]:
+        x, classes = of
+        return _hinges(axis, p, x, classes == jnp.expand_dims(x.label, axis))
+
+    classes = stable.class_index(z, axis, label.dtype)  # sliced with the scores
+    losses, slopes = stable.row_sums((x, classes), axis, terms, in_lanes=True)
     losses = jnp.where(x.own == -jnp.inf, jnp.inf, jnp.where(jnp.isnan(x.own), jnp.nan, losses))
     return losses, (x, margin, slopes)
 
@@ -109,7 +115,8 @@ def _all_wrong_bwd(axis: int, p: int, residuals: Any, g: Array) -> tuple[Scores,
     # Why a rule: autodiff keeps a float32 array of the hinges, and adds to the label's place by a scatter.
     x, margin, slopes = blocks.read_again(residuals)
     z, pull = scores_and_pull(x.s, axis)
-    slope = jnp.where(stable.is_label(z, x.label, axis), -jnp.expand_dims(slopes, axis), _hinges(axis, p, x)[1])
+    is_label = stable.is_label(z, x.label, axis)
+    slope = jnp.where(is_label, -jnp.expand_dims(slopes, axis), _hinges(axis, p, x, is_label)[1])
     to_logits, _, _ = pull(jnp.expand_dims(g, axis) * slope)
     return Scores(to_logits), None, cotangent(jnp.sum(g * slopes), jnp.asarray(margin))
 
