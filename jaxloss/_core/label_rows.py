@@ -56,8 +56,9 @@ def _label_stats(x: Any, label: Array, axis: int, scores: Scores) -> tuple[RowSt
     # Of rows so short that a slice is one class, the maximum costs as little.
     if use_lanes(x) and is_local(logits) and by_parts(upcast(logits)) and not of_single_classes(logits, axis, _SHORT):
         return _stats_around_label(x, label, axis, scores)
-    # Apart: a lookup keeps the loop that it is fused into from being vectorised.
-    return part_stats(x, axis, scores), computed_once(pick(scores(x), label, axis))
+    at_label = pick(scores(x), label, axis)
+    # Apart in a large array: a lookup keeps the loop that it is fused into from being vectorised.
+    return part_stats(x, axis, scores), computed_once(at_label) if use_lanes(x) else at_label
 
 
 @_label_stats.defjvp

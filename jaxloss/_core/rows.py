@@ -64,6 +64,7 @@ _UNROLLED = 12  # steps of a loop that is vectorised, at most
 _STEPS = 64  # of any other: the roundings of a longer sum add up to more than a digit
 _LANES = 16  # of a row, at least
 _FEW_LANES = 2**20  # of all rows, 4 MB
+_ROOM = 16  # the share of an array that its lanes may take, if they are more
 _FEW_CLASSES = 4  # one loop reads them as they lie
 
 
@@ -119,7 +120,7 @@ def row_max(x: Any, axis: int, scores: Scores = upcast) -> Array:
     axis %= jax.tree.leaves(x)[0].ndim
     if use_lanes(x) and any(map(is_half, jax.tree.leaves(x))):
         z = scores(x)
-        top, missing = _in_one_loop((z, jnp.isnan(z).astype(z.dtype)), axis, (_MAX, _SUM))
+        top, missing = _in_one_loop(x, (z, jnp.isnan(z).astype(z.dtype)), axis, (_MAX, _SUM))
         return jnp.where(missing > 0, jnp.nan, top)
     if use_lanes(x):
         cut = slices(x, axis, lambda x: (scores(x),))
@@ -267,7 +268,7 @@ def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, .
     # precision), but fuses a sum of several with what makes them.
     if len(values) == 1:
         values = (*values, upcast(jax.tree.leaves(x)[0]))
-    found = _in_one_loop(values, axis % values[0].ndim, (_SUM,) * len(values))
+    found = _in_one_loop(x, values, axis % values[0].ndim, (_SUM,) * len(values))
     return lax.optimization_barrier(found)[: len(terms(x))]
 
 
@@ -277,7 +278,7 @@ def row_count(keep: Array, axis: int) -> Array:
     if not one_cpu():
         return jnp.sum(ones, axis)
     # XLA:CPU would write out the integers.
-    return lax.optimization_barrier(_in_one_loop((ones, ones), axis % keep.ndim, (_SUM, _SUM)))[0]
+    return lax.optimization_barrier(_in_one_loop(keep, (ones, ones), axis % keep.ndim, (_SUM, _SUM)))[0]
 
 
 class _Fold(NamedTuple):
@@ -289,10 +290,12 @@ class _Fold(NamedTuple):
 _SUM, _MAX = _Fold(0, jnp.add, jnp.sum), _Fold(-jnp.inf, jnp.maximum, jnp.max)
 
 
-def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...]) -> tuple[Array, ...]:
+def _in_one_loop(x: Any, values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...]) -> tuple[Array, ...]:
+    """The folds of values that are made of `x`."""
+    room = max(a.size for a in jax.tree.leaves(x)) // _ROOM
     shape = values[0].shape
     n, others = shape[axis], math.prod(shape[:axis] + shape[axis + 1 :])
-    width = _width(n, math.prod(shape[axis + 1 :]), others * len(values))
+    width = _width(n, math.prod(shape[axis + 1 :]), others * len(values), room)
 
     def fold(values: tuple[Array, ...]) -> tuple[Array, ...]:
         starts = tuple(jnp.asarray(f.start, v.dtype) for f, v in zip(folds, values, strict=True))
@@ -312,16 +315,20 @@ def _in_one_loop(values: tuple[Array, ...], axis: int, folds: tuple[_Fold, ...])
     return found if whole == n else two(found, fold(tuple(lax.slice_in_dim(v, whole, n, axis=axis) for v in values)))
 
 
-def _width(n: int, behind: int, sums: int) -> int:
+def _width(n: int, behind: int, sums: int, room: int) -> int:
     """In how many lanes a row of n is added up, each of `behind` entries. The loop is vectorised where its steps are
-    unrolled, of which there may not be many. Of long rows in large arrays as many lanes would be too much memory.
+    unrolled, of which there may not be many. Of long rows in large arrays as many lanes would be too much memory; and
+    where the rows are no array at all (each class against each other one), all but one.
     """
     least = -(-_LANES // behind)
     if n < max(4 * least, _UNROLLED + 1):
         return 1
     even = (n // steps for steps in range(_UNROLLED, 3, -1) if n % steps == 0 and n // steps >= least)
     lanes = next(even, max(n // _UNROLLED, least))
-    return lanes if lanes <= 2 * least or lanes * sums <= _FEW_LANES else max(n // _STEPS, least)
+    if lanes <= 2 * least or lanes * sums <= _FEW_LANES:
+        return lanes
+    fewer = max(n // _STEPS, least)
+    return fewer if fewer * sums <= room else 1
 
 
 @_row_sums.defjvp

@@ -208,7 +208,8 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
         return stable.times(weight(x), _gap(axis, x))
 
     of_target = weight is _target_weight
-    if of_target and at_hand.s.mask is not None:  # in slices XLA:CPU would write out which targets count
+    if of_target and not (at_hand.s.mask is None and at_hand.s.keep is None):
+        # In slices XLA:CPU would write out which of them count.
         return Weighed(*stable.row_sums(read_again(at_hand), axis, lambda x: (weight(x), gaps(x))))
     # Two passes: one loop that adds up both is not vectorised, and takes three times as long.
     if of_target and at_hand.class_weights is None:
