@@ -31,7 +31,7 @@ def use_lanes(x: Any) -> bool:
 
 
 def of_library(x: Any, axis: int) -> bool:
-    """Is a plain maximum or sum of what is there in memory best left to XLA:CPU's library? It takes 2 to 40 times as
+    """Is a plain maximum or sum of what is there in memory best left to XLA:CPU's library? It takes several times as
     long as slices do for rows of few classes, and along any axis but the last."""
     shape = jax.tree.leaves(x)[0].shape
     return shape[axis] >= _LIBRARY and math.prod(shape[axis % len(shape) + 1 :]) == 1

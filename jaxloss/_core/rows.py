@@ -241,7 +241,7 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
 
 def row_sum(x: Any, axis: int, term: Scores = upcast, *, in_lanes: bool = False) -> Array:
     """sum_k term(x)_k; the term may depend on x only element by element."""
-    if term is upcast and not (use_lanes(x) and not of_library(x, axis)):
+    if term is upcast and (of_library(x, axis) or not use_lanes(x)):
         return jnp.sum(upcast(x), axis)
     return row_sums(x, axis, lambda x: (term(x),), in_lanes=in_lanes or term is upcast)[0]
 
@@ -249,8 +249,8 @@ def row_sum(x: Any, axis: int, term: Scores = upcast, *, in_lanes: bool = False)
 def row_sums(x: Any, axis: int | tuple[int, ...], terms: Terms, *, in_lanes: bool = False) -> tuple[Array, ...]:
     """The sums of several terms over the classes, in one pass; of more than one axis, the last is added up first.
 
-    `in_lanes` is for terms with an exponential, which XLA:CPU does not vectorise in a reduction of several arrays, of
-    leaves that are there in memory, so that slices of them cost nothing.
+    `in_lanes` is for leaves that are there in memory, so that slices of them cost nothing: each term is a vectorised
+    loop of its own. Otherwise all are one loop, which XLA:CPU vectorises if its steps are few and have no exponential.
     """
     *others, last = axis if isinstance(axis, tuple) else (axis,)
     found = as_one(lambda x: _row_sums(x, last, terms, in_lanes), x)

@@ -211,7 +211,7 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
     if of_target and not (at_hand.s.mask is None and at_hand.s.keep is None):
         # In slices XLA:CPU would write out which of them count.
         return Weighed(*stable.row_sums(read_again(at_hand), axis, lambda x: (weight(x), gaps(x))))
-    # Two passes: one loop that adds up both is not vectorised, and takes three times as long.
+    # Two passes take less time than one loop that adds up both, which is not vectorised.
     if of_target and at_hand.class_weights is None:
         mass = stable.row_sum(read_again(at_hand.target), axis)
     else:
