@@ -129,8 +129,8 @@ def few(lanes: Array, axis: int) -> bool:
 
 def finished(lanes: Array, axis: int) -> Array:
     """The lanes, written out before they are added up: the library would take over the last addition, and read both its
-    operands."""
-    return computed_once(lanes) if few(lanes, axis) else completed(lanes)
+    operands. Where there is one for each row, nothing is added, and it must not be made again by all that follows."""
+    return computed_once(lanes) if few(lanes, axis) or lanes.shape[axis] == 1 else completed(lanes)
 
 
 def add_lanes(lanes: Array, axis: int) -> Array:

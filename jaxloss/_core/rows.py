@@ -167,8 +167,8 @@ def _stats_in_lanes(x: Any, axis: int, scores: Scores) -> RowStats:
     elif half and not single and scores is not upcast:
         top = jnp.expand_dims(row_max(x, axis, scores), axis)
     else:
-        top = functools.reduce(jnp.maximum, pieces)
-        top = computed_once(top) if single else jnp.max(finished(top, axis), axis, keepdims=True)
+        top = finished(functools.reduce(jnp.maximum, pieces), axis)
+        top = top if single else jnp.max(top, axis, keepdims=True)
     if scores is not upcast and not (half and single):  # what both passes compute XLA would write out
         pieces = [z for (z,) in slices(read_again(x), axis, lambda x: (scores(x),)).terms]
     exp, scale = row_exp(reference(top))
