@@ -213,7 +213,7 @@ def _weighed(at_hand: _AtHand, axis: int, weight: Callable[[_AtHand], Array]) ->
         return Weighed(*stable.row_sums(read_again(at_hand), axis, lambda x: (weight(x), gaps(x))))
     # Two passes take less time than one loop that adds up both, which is not vectorised.
     if of_target and at_hand.class_weights is None:
-        mass = stable.row_sum(read_again(at_hand.target), axis)
+        mass = stable.row_sum(read_again(at_hand.target), axis).astype(at_hand.top.dtype)
     else:
         mass = stable.row_sum(read_again(at_hand), axis, weight, in_lanes=True)
     return Weighed(mass, stable.row_sum(read_again(at_hand), axis, gaps, in_lanes=True))
