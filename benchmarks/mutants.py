@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from tqdm import tqdm
@@ -141,23 +142,19 @@ def mutants(path: pathlib.Path) -> Iterator[tuple[str, str]]:
         yield what, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def passes(package: pathlib.Path, tests: list[str]) -> bool:
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-n", str(os.cpu_count() or 1)]
-    files = [str(ROOT / t) if t.startswith("tests/") else t for t in tests]
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, *files]
-    settings = {**os.environ, "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
-    # Python looks for the package in the working directory first.
-    return subprocess.run(command, cwd=package, env=settings, capture_output=True, check=False).returncode == 0
-
-
-def survives(package: pathlib.Path, name: str, source: str, tests: list[str]) -> bool:
-    changed = package / "jaxloss" / name
-    before = changed.read_text(encoding="utf-8")
-    changed.write_text(source, encoding="utf-8")
-    try:
-        return passes(package, tests)
-    finally:
-        changed.write_text(before, encoding="utf-8")
+def survives(name: str, source: str | None, tests: list[str]) -> bool:
+    """Do the tests pass with this source of the file, or, without one, with its own?"""
+    with tempfile.TemporaryDirectory() as folder:
+        package = pathlib.Path(folder)
+        shutil.copytree(ROOT / "jaxloss", package / "jaxloss", ignore=shutil.ignore_patterns("__pycache__"))
+        if source is not None:
+            (package / "jaxloss" / name).write_text(source, encoding="utf-8")
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
+        files = [str(ROOT / t) if t.startswith("tests/") else t for t in tests]
+        command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *options, *files]
+        settings = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        # Python looks for the package in the working directory first.
+        return subprocess.run(command, cwd=folder, env=settings, capture_output=True, check=False).returncode == 0
 
 
 def main() -> int:
@@ -172,14 +169,22 @@ def main() -> int:
         every = list(mutants(ROOT / "jaxloss" / name))
         drawn += [(name, tests, m) for m in random.Random(0).sample(every, min(given.most, len(every)))]
     alive = []
-    with tempfile.TemporaryDirectory() as folder:
-        package = pathlib.Path(folder)
-        shutil.copytree(ROOT / "jaxloss", package / "jaxloss", ignore=shutil.ignore_patterns("__pycache__"))
-        for name, tests in tqdm(chosen.items(), desc="tests of what is not changed", unit="file"):
-            if not passes(package, tests):
+    with ThreadPool(os.cpu_count()) as pool:  # of processes, one test at a time each
+
+        def unchanged(name: str) -> tuple[str, bool]:
+            return name, survives(name, None, chosen[name])
+
+        found = pool.imap(unchanged, chosen)
+        for name, passed in tqdm(found, "tests of what is not changed", len(chosen), unit="file"):
+            if not passed:
                 raise SystemExit(f"the tests of {name} fail without a change: they would kill every mutant")
-        for name, tests, (what, source) in tqdm(drawn, desc="mutants", unit="mutant"):
-            if survives(package, name, source, tests):
+
+        def changed(one: Any) -> tuple[str, bool]:
+            name, tests, (what, source) = one
+            return what, survives(name, source, tests)
+
+        for what, survived in tqdm(pool.imap(changed, drawn), "mutants", len(drawn), unit="mutant"):
+            if survived:
                 alive.append(what)
                 tqdm.write(f"survived: {what}")
     print(f"{len(drawn) - len(alive)} of {len(drawn)} mutants killed")
