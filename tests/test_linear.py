@@ -235,6 +235,22 @@ def test_a_chunk_is_as_large_as_asked():
         assert plan.choose("loss", shape, reduced, method, 2000, None)[1].tokens == 2000
 
 
+@pytest.mark.parametrize(
+    "tokens, width, classes, budget, expected",
+    [
+        (2048, 512, 32768, None, 512),  # 64 MiB of logits
+        (1024, 256, 131072, None, 352),  # as many as three chunks allow, in twice the kernel's float32 bytes
+        (4096, 64, 131072, None, 128),  # as many as there is room for
+        (4096, 64, 131072, 32 * 2**20, 64),  # as given
+        (600, 512, 32768, None, 208),
+    ],
+)
+def test_the_chunks_of_fast(tokens, width, classes, budget, expected):
+    for itemsize in (2, 4):
+        shape = plan.Shape(tokens, width, classes, itemsize)
+        assert plan.choose("loss", shape, True, "fast", None, budget)[1].tokens == expected
+
+
 @pytest.mark.parametrize("method", ["fast", "lean"])
 def test_data_and_vocabulary_parallel(method):
     """Unequal masks on every device, and a vocabulary that 4 devices do not divide."""

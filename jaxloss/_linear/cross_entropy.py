@@ -87,7 +87,8 @@ def linear_cross_entropy(
       method: `"auto"`, `"dense"`, `"fast"` or `"lean"`. Under `jit` over several devices XLA divides the logits of
         `"dense"`, which is what `"auto"` is there; the others raise: `jaxloss.sharded` divides the chunks.
       chunk_size: tokens in a chunk, instead of what the budget gives.
-      memory_budget: bytes for the logits at hand; by default those of the kernel, at least 64 MiB.
+      memory_budget: bytes for the logits at hand; by default those of the kernel, at least 64 MiB, and for `"fast"` at
+        least twice those of the kernel in float32.
 
     Returns:
       A scalar, or one loss for each token; at least float32. Gradients have the dtype of their argument and are added

@@ -64,16 +64,26 @@ def choose(
         least = 4 * min(shape.classes, _BLOCK)
         raise ValueError(f"{fn}: memory_budget={memory_budget} does not hold one row of a block; give at least {least}")
     if method == "fast":
-        if memory_budget is not None and chunk is None and 4 * shape.classes > budget:
-            raise ValueError(
-                f'{fn}: memory_budget={memory_budget} does not hold one row of logits, which method="fast" needs; give '
-                f'at least {4 * shape.classes}, or use "lean"'
-            )
-        tokens = chunk or min(max(budget // (4 * shape.classes), 1), _MOST_TOKENS)
+        tokens = chunk or _tokens_of_fast(fn, shape, memory_budget)
         return method, Sizes(_even(shape.tokens, tokens), block_of(shape.classes))
     classes = block_of(shape.classes)
     tokens = chunk or min(max(budget // (8 * classes), 1), _MOST_TOKENS_LEAN)
     return method, Sizes(_even(shape.tokens, tokens), classes)
+
+
+def _tokens_of_fast(fn: str, shape: Shape, memory_budget: int | None) -> int:
+    """How many tokens have their logits held. The sum of the kernel's gradients is read and written once for each
+    chunk, so that without a budget a chunk may be twice as large as that is."""
+    row = 4 * shape.classes
+    if memory_budget is not None and row > memory_budget:
+        raise ValueError(
+            f'{fn}: memory_budget={memory_budget} does not hold one row of logits, which method="fast" needs; give at '
+            f'least {row}, or use "lean"'
+        )
+    room = max(64 * _MIB, 8 * shape.width * shape.classes) if memory_budget is None else memory_budget
+    # In three chunks at least: tokens that are not kept lie in the last ones, which are skipped.
+    most = min(_MOST_TOKENS, max(_LEAST_TOKENS, -(-shape.tokens // 3)))
+    return min(max(room // row, 1), most)
 
 
 def rows_in_chunk(
