@@ -78,6 +78,20 @@ def test_the_slope_of_an_option_where_a_class_is_ruled_out(name, option):
         np.testing.assert_allclose(got, want, rtol=2e-3)
 
 
+@pytest.mark.parametrize("target", [np.array([0, 1, 2]), np.full((3, 3), 1 / 3, np.float32)], ids=["labels", "dense"])
+def test_the_softcap_of_an_infinite_logit_is_the_cap(target):
+    x = np.array([[INF, 1.0, -INF], [-INF, 0.5, INF], [-INF, -INF, 0.0]], np.float32)
+    labels = target.ndim == 1
+    fn = jaxloss.softmax_cross_entropy_with_integer_labels if labels else jaxloss.softmax_cross_entropy
+    z = 2 * np.tanh(x.astype(np.float64) / 2)
+    log_p = z - np.log(np.sum(np.exp(z), 1, keepdims=True))
+    weights = np.eye(3) if labels else target
+    to_z = np.exp(log_p) - weights
+    value, pullback = jax.vjp(lambda x: fn(x, target, logit_softcap=2.0), x)
+    np.testing.assert_allclose(value, -np.sum(weights * log_p, 1), rtol=1e-6)
+    np.testing.assert_allclose(*pullback(jnp.ones(3)), to_z * (1 - (z / 2) ** 2), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("option", ["z_loss", "label_smoothing"])
 def test_an_option_is_one_number_or_one_for_each_row(option):
     """Never an (N, N) matrix, nor one for each class."""

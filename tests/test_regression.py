@@ -303,6 +303,24 @@ def test_cosines_keep_their_digits(apart, lengths):
         assert np.all(error <= 1e-6 * np.linalg.norm(exact.astype(float), axis=1))
 
 
+@pytest.mark.usefixtures("form")
+def test_no_cosine_is_above_one():
+    x = np.random.default_rng(6).normal(size=(1000, 7)).astype(np.float32)
+    assert np.all(jaxloss.cosine_similarity(x, 3 * x) <= 1) and np.all(jaxloss.cosine_similarity(x, -7 * x) >= -1)
+    np.testing.assert_array_equal(jaxloss.cosine_similarity(x, x), 1)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("lengths", [(1e-30, 1.0), (1.0, 1e-30), (1e-30, 1e30), (1e30, 1e-30)])
+def test_epsilon_of_lengths_whose_squares_are_no_numbers(lengths):
+    rng = np.random.default_rng(7)
+    x, y = (np.float32(length) * rng.normal(size=(5, 8)).astype(np.float32) for length in lengths)
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    norms = [np.maximum(np.sqrt(np.sum(v * v, 1)), 1e-4) for v in (a, b)]
+    want = np.sum(a * b, 1) / (norms[0] * norms[1])
+    np.testing.assert_allclose(jaxloss.cosine_similarity(x, y, epsilon=1e-8), want, rtol=2e-6)
+
+
 def test_tuples_are_arrays():
     given = jaxloss.quantile_loss(X[:, :3], Y[:, :1], quantile=(0.1, 0.5, 0.9))
     array = jaxloss.quantile_loss(X[:, :3], Y[:, :1], quantile=jnp.array([0.1, 0.5, 0.9]))
