@@ -16,7 +16,7 @@ temperature, softcap ...); leaves that have the class axis are sliced along it, 
 - `is_likely(z, stats, axis)`: p_k > 1/2. `softmax_complement(z, p, stats, axis)`: 1 - p_k, with all digits.
 - `one_minus_probability(gap, rest)`: 1 - p_k without cancellation, from the gap of class k.
 - `pick(z, label, axis)`: z at the label. `is_label(z, label, axis)`: k == label, a comparison of the shape of z.
-- `logsumexp(x, axis, where=None)`.
+- `logsumexp(x, axis)`.
 
 A row of only -inf has rest = NaN, and so has a row with two entries of +inf; one +inf is the whole distribution.
 
@@ -338,25 +338,20 @@ def _row_sums_jvp(axis: int, terms: Terms, in_lanes: bool, primals: Any, tangent
     return row_sums(primals[0], axis, terms, in_lanes=in_lanes), tuple(jnp.sum(m, axis) for m in moved)
 
 
-def logsumexp(x: Array, axis: int = -1, where: Array | None = None) -> Array:
-    """log sum_k exp(x_k) over the classes kept by `where`; -inf where there is none."""
-    return as_one(lambda x, where: _logsumexp((x, where), axis), x, where)
-
-
-def _kept(operands: tuple[Array, Array | None]) -> Array:
-    x, where = operands
-    return upcast(x) if where is None else jnp.where(where, upcast(x), -jnp.inf)
+def logsumexp(x: Array, axis: int = -1) -> Array:
+    """log sum_k exp(x_k); -inf where there is no class above it."""
+    return as_one(lambda x: _logsumexp(x, axis), x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _logsumexp(operands: tuple[Array, Array | None], axis: int) -> Array:
-    stats = part_stats(operands, axis, _kept)
+def _logsumexp(x: Array, axis: int) -> Array:
+    stats = part_stats(x, axis)
     return stats.max + jnp.where(stats.max == -jnp.inf, stats.rest, jnp.log1p(settled(stats).rest))
 
 
 @_logsumexp.defjvp
-def _logsumexp_jvp(axis: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _logsumexp_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Why a rule: that of `row_stats` finds the derivative at the maximum as 1 minus the others.
-    z, z_dot = jax.jvp(_kept, primals, tangents)
-    p = softmax(z, row_stats(primals[0], axis, _kept), axis)
-    return _logsumexp(*primals, axis), jnp.sum(p * z_dot, axis)
+    (x,), (x_dot,) = primals, tangents
+    p = softmax(upcast(x), row_stats(x, axis), axis)
+    return _logsumexp(x, axis), jnp.sum(p * upcast(x_dot), axis)
