@@ -98,12 +98,16 @@ SWAPS: dict[type, type] = {
 
 def sites(tree: ast.AST) -> list[ast.AST]:
     """What can be changed: inside of functions, but no annotations, defaults or docstrings."""
+    annotations = [getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")]
+    seen = {id(node) for annotation in annotations if annotation for node in ast.walk(annotation)}
     found: list[ast.AST] = []
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
-            for statement in function.body:
-                found += [node for node in ast.walk(statement) if _can_change(node)]
-    return list({id(node): node for node in found}.values())
+            for node in (node for statement in function.body for node in ast.walk(statement)):
+                if _can_change(node) and id(node) not in seen:
+                    found.append(node)
+                    seen.add(id(node))
+    return found
 
 
 def _can_change(node: ast.AST) -> bool:
