@@ -121,6 +121,12 @@ def _rows(fn: Any, edges: tuple[Edge, ...], **given: Any) -> Case:
     )
 
 
+RULED_OUT = (
+    Edge("label ruled out", ([[-INF, 1.0]], [0]), [INF], ([[-1.0, 1.0]],)),
+    Edge("others ruled out", ([[1.0, -INF]], [0]), [0.0], ([[0.0, 0.0]],)),
+    Edge("nothing left", ([[-INF, -INF]], [0]), [INF], ([[0.0, 0.0]],)),
+)
+
 CASES = [
     _signed(
         jaxloss.hinge_loss,
@@ -171,11 +177,12 @@ CASES = [
         (
             Edge("ahead by 1", ([[2.0, 0.5]], [0]), [0.0], ([[0.0, 0.0]],)),
             Edge("behind", ([[0.0, 1e4]], [0]), [1e4 + 1], ([[-1.0, 1.0]],)),
+            *RULED_OUT,
         ),
     ),
     _rows(
         jaxloss.multiclass_perceptron_loss,
-        (Edge("behind", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],)),),
+        (Edge("behind", ([[0.0, 1e4]], [0]), [1e4], ([[-1.0, 1.0]],)), *RULED_OUT),
     ),
     _rows(
         jaxloss.multiclass_sparsemax_loss,
