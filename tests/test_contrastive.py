@@ -203,6 +203,19 @@ def test_distances_of_any_degree_and_length(degree, shortcut, scale, monkeypatch
     np.testing.assert_allclose(slope, want, rtol=5e-6)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1.0, 1e25])
+@pytest.mark.parametrize("name", ["cosine_distance", "info_nce_loss", "triplet_margin_loss"])
+def test_vectors_that_are_constants(name, scale):
+    """Of constants XLA makes (z / c)^2 into z^2 / c^2, which no scale c can save."""
+    x, y = (np.asarray(v * scale) for v in pair())
+    others, options = ((x + y, y), {"eps": 0.0}) if name == "triplet_margin_loss" else ((y,), {})
+    loss = functools.partial(getattr(jaxloss, name), **options)
+    want = as_users_do(loss)(x, *others)
+    close(as_users_do(lambda x: loss(x, *map(jnp.asarray, others)))(x), want)
+    close(as_users_do(lambda: loss(jnp.asarray(x), *map(jnp.asarray, others)))(), want)
+    assert np.all(np.isfinite(want))
+
+
 def test_degree_as_an_array():
     """It is differentiated, and in second derivatives where coordinates agree."""
     a, p = pair()
