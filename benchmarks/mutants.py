@@ -173,7 +173,7 @@ def survives(name: str, source: str, tests: list[str]) -> bool:
         # Python looks for the package in the working directory first.
         code = subprocess.run(command, cwd=folder, env=settings, capture_output=True, check=False).returncode
     if code in _NO_TESTS:
-        raise SystemExit(f"no tests for {name}: {tests}")
+        raise ValueError(f"no tests for {name}: {tests}")
     return code == 0
 
 

@@ -4,7 +4,8 @@
   else a row has comes behind the other axes.
 - `total(f, operands)`: the sum of all elements of `f(*operands)`, each of its own.
 - `folded(operands, axis)`: a long axis as two, for sums over it in parts.
-- `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU.
+- `add_up(values, axis)`: `jnp.sum`, to be used in both. `completed`, `read_again`: hints for XLA:CPU;
+  `opaque` one for every XLA.
 - `is_local(x)`: is there one CPU and no mesh, so that slices, loops and branches cost no communication.
 - `pays_a_branch(x)`: are there so many entries, too, that two ways may be compiled to take the shorter one.
 
@@ -105,12 +106,18 @@ def completed(values: Array) -> Array:
     sum, and spend 2.1 ns on an element of `gaussian_kl` where XLA spends 1.1; of a maximum it would drop NaN. A select
     it leaves alone."""
     is_float = jnp.issubdtype(values.dtype, jnp.floating)
-    return jnp.where(values == values, values, jnp.nan) if jax.default_backend() == "cpu" and is_float else values
+    return opaque(values) if jax.default_backend() == "cpu" and is_float else values
 
 
 @completed.defjvp
 def _completed_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return completed(*primals), tangents[0]
+
+
+def opaque(x: Array) -> Array:
+    """x itself, by a select: XLA does not look through it. For z / c or c z before it is squared: if both are constants
+    of the program, XLA makes z z / (c c), out of range."""
+    return jnp.where(x == x, x, jnp.nan)
 
 
 def read_again(tree: Any) -> Any:

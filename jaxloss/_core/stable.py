@@ -70,7 +70,6 @@ __all__ = [
     "log1p_ratios",
     "logsumexp",
     "one_minus_probability",
-    "opaque",
     "part_stats",
     "phi",
     "phi_near",
@@ -82,7 +81,6 @@ __all__ = [
     "row_stats",
     "row_sum",
     "row_sums",
-    "safe_norm",
     "scaled_exp",
     "settled",
     "sigmoids",
@@ -173,24 +171,3 @@ def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
     if not isinstance(weight_dot, SymbolicZero):
         moved += countable(weight, value) * weight_dot
     return out, moved
-
-
-def opaque(x: Array) -> Array:
-    """x itself, for z / c or c z before it is squared: if both are constants, XLA makes z z / (c c), out of range."""
-    return jnp.where(x == x, x, jnp.nan)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def safe_norm(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """The Euclidean norm, axes kept with length 1. Squares neither overflow nor vanish; the gradient at 0 is 0."""
-    largest = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0)
-    scale = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(opaque(x / scale)), axis, keepdims=True))
-
-
-@safe_norm.defjvp
-def _safe_norm_jvp(axis: int | tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (x_dot,) = primals, tangents
-    norm = safe_norm(x, axis)
-    unit = x / jnp.where(norm == 0, 1, norm)
-    return norm, jnp.sum(unit * x_dot, axis, keepdims=True)

@@ -80,7 +80,7 @@ def _tokens_of_fast(fn: str, shape: Shape, memory_budget: int | None) -> int:
             f'{fn}: memory_budget={memory_budget} does not hold one row of logits, which method="fast" needs; give at '
             f'least {row}, or use "lean"'
         )
-    room = max(64 * _MIB, 8 * shape.width * shape.classes) if memory_budget is None else memory_budget
+    room = _budget(fn, 8 * shape.width * shape.classes, memory_budget)
     # In three chunks at least: tokens that are not kept lie in the last ones, which are skipped.
     most = min(_MOST_TOKENS, max(_LEAST_TOKENS, -(-shape.tokens // 3)))
     return min(max(room // row, 1), most)
