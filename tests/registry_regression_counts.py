@@ -172,6 +172,7 @@ CASES = [
         edges=(
             Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, 1.0])),
             Edge("exponential at 0", ([1.0], [0.0]), [1.0], ([1.0], [np.exp(-1.0)])),
+            Edge("all tiny", ([2.0**-84], [2.0**-84]), [2.0**-83], ([1.0], [1.0])),
             Edge("likely zero", ([1.0], [0.0]), [-INF], ([0.5], [INF]), {"shape": 0.5}),
             Edge("impossible zero", ([1.0], [0.0]), [INF], ([2.0], [-INF]), {"shape": 2.0}),
             Edge("small mean", ([-100.0], [1.0]), [INF], ([-INF], [INF])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import formulas_regression as formulas
@@ -11,6 +12,10 @@ from registry_regression import columns_kept, component_weights, kept
 from registry_regression_differences import each_component
 
 import jaxloss
+
+TINY = 2.0**-84
+_INSIDE = math.erf(0.5**0.5)  # how much of a normal distribution is within one deviation
+_AT_ONE = math.exp(-0.5) * (2 / np.pi) ** 0.5 - np.pi**-0.5  # the slope in the scale, where that is the error
 
 RNG = np.random.Generator
 Shape = tuple[int, ...]
@@ -163,6 +168,7 @@ CASES = [
                 ([1.0, 0.0], [-1.0, 0.0], [-(np.pi**-0.5), (2**0.5 - 1) / np.pi**0.5]),
             ),
             Edge("infinite error", ([-INF], [0.0], [1.0]), [INF], ([-1.0], [1.0], [-(np.pi**-0.5)])),
+            Edge("all tiny", ([TINY], [0.0], [TINY]), [TINY * (_INSIDE + _AT_ONE)], ([_INSIDE], [-_INSIDE], [_AT_ONE])),
         ),
     ),
 ]

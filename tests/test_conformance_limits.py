@@ -37,7 +37,7 @@ def as_arrays(edge, dtype, length=0):
     return [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in args]
 
 
-def assert_edge(got, want, dtype, what):
+def assert_edge(got, want, dtype, what, ulps=2):
     got = np.asarray(got, np.float64)
     if isinstance(want, str):
         assert want == "any" or np.all(np.isfinite(got)), f"{what}: {got}"
@@ -45,7 +45,7 @@ def assert_edge(got, want, dtype, what):
     eps = float(jnp.finfo(dtype).eps)
     with np.errstate(over="ignore"):  # what the dtype cannot hold is infinite in it
         want = np.asarray(np.asarray(want), np.float64).astype(dtype).astype(np.float64)
-    np.testing.assert_allclose(got, want, rtol=2 * eps, atol=1e-44, err_msg=what)
+    np.testing.assert_allclose(got, want, rtol=ulps * eps, atol=1e-44, err_msg=what)
 
 
 @functools.lru_cache
@@ -102,6 +102,38 @@ def test_edge(pytestconfig, case, edge, dtype):
             np.testing.assert_allclose(
                 total, np.sum(got), atol=4 * float(jnp.finfo(dtype).eps) * size, err_msg=f"jvp {k}"
             )
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.edges], ids=lambda c: c.name)
+def test_edges_that_are_constants(case):
+    """Of a program: XLA reorders products and quotients of constants, which then may be out of range.
+
+    It also divides by them with their inverses, each rounded once more.
+    """
+
+    def found(edge, x, *others):
+        def loss(x):
+            return case.fn(x, *others, **edge.options)
+
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return loss(x), None
+        losses, pullback = jax.vjp(loss, x)
+        return losses, pullback(jnp.ones_like(losses))[0]
+
+    given = [as_arrays(edge, jnp.float32) for edge in case.edges]
+    firsts, others = [a[0] for a in given], [[np.asarray(x) for x in a[1:]] for a in given]
+
+    def everything(firsts):
+        return [
+            found(edge, x, *map(jnp.asarray, constants))
+            for edge, x, constants in zip(case.edges, firsts, others, strict=True)
+        ]
+
+    for edge, (losses, gradient) in zip(case.edges, jit_once(everything)(firsts), strict=True):
+        assert_edge(losses, edge.value, jnp.float32, f"value, {edge.name}", ulps=4)
+        want = edge.gradients if isinstance(edge.gradients, str) or gradient is None else edge.gradients[0]
+        if gradient is not None:
+            assert_edge(gradient, want, jnp.float32, f"gradient, {edge.name}", ulps=4)
 
 
 @pytest.mark.parametrize(

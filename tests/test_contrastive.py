@@ -216,6 +216,16 @@ def test_vectors_that_are_constants(name, scale):
     assert np.all(np.isfinite(want))
 
 
+def test_dropped_labels_leave_no_nan():
+    """Nor in what is kept for a gradient, where `jax_debug_nans` would find it."""
+    x, y = pair()
+    kept = jnp.arange(N) % 2 == 0
+    with jax.debug_nans(True):
+        for loss, wrong in ((jaxloss.cosine_embedding_loss, 0.0), (jaxloss.contrastive_loss, -1.0)):
+            labels = jnp.where(kept, 1.0, wrong)
+            jax.grad(lambda x, loss=loss, labels=labels: loss(x, y, labels, where=kept, reduction="sum"))(x)
+
+
 def test_degree_as_an_array():
     """It is differentiated, and in second derivatives where coordinates agree."""
     a, p = pair()

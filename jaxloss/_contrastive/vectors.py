@@ -45,7 +45,7 @@ class Rows:
         given = checks.number(self.fn, arg, value).astype(self.dtype)
         if given.ndim == 0:
             return given
-        return fill(self.where, checks.broadcast(self.fn, arg, given, self.shape, "losses"))
+        return fill(self.where, checks.broadcast(self.fn, arg, given, self.shape, "losses"), 1)  # which each may be
 
     def distances(self, *pairs: tuple[int, int], degree: Any = 2, eps: Any = 0.0) -> list[Array]:
         """(sum |x - y|^p + eps)^(1/p) for pairs of the vectors. The derivative by coordinates that agree is 0."""

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-from jaxloss._core.devices import one_cpu
+from jaxloss._core.devices import may_slice, one_cpu
 from jaxloss._core.remat import as_one_like
 
 Rule = Callable[..., Any]
@@ -144,7 +144,7 @@ def _whole(f: Rule, axes: Axes) -> Rule:
 
 def is_local(x: Array) -> bool:
     """On one CPU, in no mesh, whose types of arrays (varying, explicitly sharded) the loop would have to carry."""
-    return one_cpu() and jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty
+    return may_slice(x) and jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty
 
 
 def pays_a_branch(x: Array) -> bool:

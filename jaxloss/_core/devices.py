@@ -1,4 +1,4 @@
-"""How many devices there are, and inside `shard_map`, which mesh axes values differ along."""
+"""How many devices there are, whether sizes are known, and inside `shard_map`, which mesh axes values differ along."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ import jax
 def one_cpu() -> bool:
     """Slices of a sharded axis would move it between devices; one device has no shards."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def is_known(x: Any) -> bool:
+    """Is every length a number? For `jax.export` it may be a symbol, which is neither more nor less than a number."""
+    return all(isinstance(n, int) for n in x.shape)
+
+
+def may_slice(x: Any) -> bool:
+    return one_cpu() and is_known(x)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._core.blocks import completed
-from jaxloss._core.devices import one_cpu
+from jaxloss._core.devices import may_slice
 
 Terms = Callable[[Any], tuple[Array, ...]]
 
@@ -27,7 +27,8 @@ _WORTH_IT = 2**15  # entries; below, plain reductions take no longer and compile
 
 
 def use_lanes(x: Any) -> bool:
-    return one_cpu() and jax.tree.leaves(x)[0].size >= _WORTH_IT
+    first = jax.tree.leaves(x)[0]
+    return may_slice(first) and first.size >= _WORTH_IT
 
 
 def of_library(x: Any, axis: int) -> bool:

@@ -40,7 +40,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core.blocks import read_again
-from jaxloss._core.devices import one_cpu
+from jaxloss._core.devices import may_slice, one_cpu
 from jaxloss._core.exponentials import exp_minus, row_exp, scaled_exp
 from jaxloss._core.lanes import (
     Terms,
@@ -219,7 +219,7 @@ def one_minus_probability(gap: Array, rest: Array) -> Array:
 
 def is_label(z: Array, label: Array, axis: int) -> Array:
     label = jnp.expand_dims(label, axis)
-    if not one_cpu() or label.dtype != jnp.int32 or z.shape[axis] > 2**18:
+    if not may_slice(z) or label.dtype != jnp.int32 or z.shape[axis] > 2**18:
         return class_index(z, axis, label.dtype) == label
     # XLA:CPU counts an iota in 64 bits, which is a fifth of the time of a gradient. It makes an iota of a constant
     # that counts from 0, but not of one that counts from 1.
@@ -241,7 +241,7 @@ def label_gap(z: Array, stats: RowStats, label: Array, axis: int) -> Array:
 
 def row_sum(x: Any, axis: int, term: Scores = upcast, *, in_lanes: bool = False) -> Array:
     """sum_k term(x)_k; the term may depend on x only element by element."""
-    if term is upcast and (of_library(x, axis) or not use_lanes(x)):
+    if term is upcast and (not use_lanes(x) or of_library(x, axis)):
         return jnp.sum(upcast(x), axis)
     return row_sums(x, axis, lambda x: (term(x),), in_lanes=in_lanes or term is upcast)[0]
 
@@ -262,7 +262,7 @@ def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, .
     if in_lanes and use_lanes(x) and jax.tree.leaves(x)[0].shape[axis] > _FEW_CLASSES:
         return sums_in_lanes(x, axis, terms)
     values = terms(x)
-    if not one_cpu():
+    if not may_slice(values[0]):
         return tuple(jnp.sum(v, axis) for v in values)
     # XLA:CPU hands a sum of one array to a library, for which it writes out the array (5 times the bytes, 11 in half
     # precision), but fuses a sum of several with what makes them.
@@ -275,7 +275,7 @@ def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, .
 def row_count(keep: Array, axis: int) -> Array:
     """How many are true, without the axis."""
     ones = keep.astype(jnp.int32)
-    if not one_cpu():
+    if not may_slice(keep):
         return jnp.sum(ones, axis)
     # XLA:CPU would write out the integers.
     return lax.optimization_barrier(_in_one_loop(keep, (ones, ones), axis % keep.ndim, (_SUM, _SUM)))[0]

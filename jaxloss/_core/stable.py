@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._core.blocks import opaque
 from jaxloss._core.devices import one_cpu
 from jaxloss._core.exponentials import exp_minus, scaled_exp, two_difference
 from jaxloss._core.lanes import class_index
@@ -60,6 +61,7 @@ __all__ = [
     "exp_down",
     "exp_minus",
     "expm1",
+    "finite",
     "first_max",
     "fused_softplus",
     "gap",
@@ -70,6 +72,7 @@ __all__ = [
     "log1p_ratios",
     "logsumexp",
     "one_minus_probability",
+    "opaque",
     "part_stats",
     "phi",
     "phi_near",
@@ -88,6 +91,7 @@ __all__ = [
     "softmax_complement",
     "softplus",
     "times",
+    "times_exp",
     "two_difference",
     "upcast",
     "used_often",
@@ -171,3 +175,23 @@ def _times_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
     if not isinstance(weight_dot, SymbolicZero):
         moved += countable(weight, value) * weight_dot
     return out, moved
+
+
+@jax.custom_jvp
+def times_exp(x: Array, exponent: Array) -> Array:
+    """x exp(exponent), and 0 where x is 0; it overflows only where the product does."""
+    half = jnp.exp(0.5 * jnp.minimum(exponent, 1.99 * jnp.log(jnp.finfo(x.dtype).max)))
+    return opaque(x * half) * half
+
+
+@times_exp.defjvp
+def _times_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Why a rule: the bound of the exponent would end the slope, and an infinite one meets a cotangent of 0.
+    value = times_exp(*primals)
+    return value, finite(jnp.exp(primals[1])) * tangents[0] + finite(value) * tangents[1]
+
+
+def finite(x: Array) -> Array:
+    """An infinite slope counts as the largest number, so that a cotangent of 0 stays 0."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import known_classes
-from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.devices import is_known, require_tracked_axis
 from jaxloss._core.partitioning import divided, undivided
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill
@@ -143,6 +143,11 @@ class Problem:
         shape = Shape(self.n, h.hidden.shape[1], h.classes, h.kernel.dtype.itemsize)
         given = [x for x in (h.hidden, h.kernel, self.labels, self.weights, self.keep) if x is not None]
         asked = "dense" if method == "auto" and divided(*given) else method
+        if asked != "dense" and not is_known(h.hidden):
+            raise ValueError(
+                f"{self.fn}: method={asked!r} needs the number of tokens, which is {self.n} in this export; use "
+                'method="dense", or export for a number'
+            )
         method, sizes = choose(self.fn, shape, reduced, asked, chunk_size, memory_budget)
         method = "dense" if self.n == 0 else method
         if method != "dense":

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array
@@ -66,12 +66,6 @@ def off(value: Any) -> bool:
     return checks.static_number(value) and value == 0
 
 
-def finite(x: Array) -> Array:
-    """An infinite slope counts as the largest number, so that a cotangent of 0 stays 0."""
-    largest = jnp.finfo(x.dtype).max
-    return jnp.clip(x, -largest, largest)
-
-
 @jax.custom_jvp
 def product(weight: Array, x: Array) -> Array:
     """weight * x, and 0 where the weight is 0, however large x."""
@@ -82,4 +76,4 @@ def product(weight: Array, x: Array) -> Array:
 def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     # Why a rule: the two guards would make the derivative by a weight of 0 vanish.
     weight, x = primals
-    return product(weight, x), finite(x) * tangents[0] + weight * tangents[1]
+    return product(weight, x), stable.finite(x) * tangents[0] + weight * tangents[1]

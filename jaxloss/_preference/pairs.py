@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._preference.arguments import elementwise, finite, off, option, product
+from jaxloss._preference.arguments import elementwise, off, option, product
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust")
 
@@ -136,7 +136,7 @@ def _smoothed_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -
     # the slope one does not cancel.
     z, flips = primals
     slope = jnp.where(z > 0, flips - jax.nn.sigmoid(-z), jax.nn.sigmoid(z) - (1 - flips))
-    return _smoothed(z, flips), slope * tangents[0] + finite(z) * tangents[1]
+    return _smoothed(z, flips), slope * tangents[0] + stable.finite(z) * tangents[1]
 
 
 def _robust(fn: str, z: Array, flips: Any) -> Array:

@@ -24,7 +24,7 @@ from jaxloss._core.api import loss
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._preference.arguments import finite, keep, log_probs, off, option, product
+from jaxloss._preference.arguments import keep, log_probs, off, option, product
 
 
 @loss(arrays=4)
@@ -179,21 +179,7 @@ def _surrogate(log_ratio: Array, advantages: Array, low: Array, high: Array) -> 
     clipped = jnp.where(up, log_ratio > jnp.log1p(high), log_ratio < jnp.log1p(-low))
     # Filled before the maths as well: neither a ratio that overflows nor a bound of infinity meets a cotangent of 0.
     bound = jnp.where(clipped, jnp.where(up, 1 + high, 1 - low), 1)
-    return -jnp.where(clipped, advantages * bound, _times_exp(advantages, jnp.where(clipped, 0, log_ratio)))
-
-
-@jax.custom_jvp
-def _times_exp(x: Array, exponent: Array) -> Array:
-    """x exp(exponent), and 0 where x is 0; it overflows only where the product does."""
-    half = jnp.exp(0.5 * jnp.minimum(exponent, 1.99 * jnp.log(jnp.finfo(x.dtype).max)))
-    return x * half * half
-
-
-@_times_exp.defjvp
-def _times_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # Why a rule: the bound of the exponent would end the slope, and an infinite one meets a cotangent of 0.
-    value = _times_exp(*primals)
-    return value, finite(jnp.exp(primals[1])) * tangents[0] + finite(value) * tangents[1]
+    return -jnp.where(clipped, advantages * bound, stable.times_exp(advantages, jnp.where(clipped, 0, log_ratio)))
 
 
 @jax.custom_jvp
@@ -205,4 +191,4 @@ def _k3(d: Array) -> Array:
 @_k3.defjvp
 def _k3_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Why a rule: an infinite slope meets the cotangent 0 of a weight of 0.
-    return _k3(*primals), finite(jnp.expm1(primals[0])) * tangents[0]
+    return _k3(*primals), stable.finite(jnp.expm1(primals[0])) * tangents[0]

@@ -270,8 +270,8 @@ def _gamma(is_log: bool, x: Array, y: Array, k: Array) -> tuple[Array, tuple[Arr
     excess, by_shape = log_gamma_excess(k)
     phi = stable.phi(d)
     # A small k weighs the logarithms of mean and target unlike; for a large one they belong together.
-    apart = k * (log_mean + ratio - 1) + jnp.where(k == 1, 0, (1 - k) * jnp.where(k == 1, 0, log_y))
-    losses = jnp.where((k <= 2) | (y == 0), apart, k * phi + log_y) + excess
+    apart = k * (log_mean + ratio) + jnp.where(k == 1, 0, (1 - k) * jnp.where(k == 1, 0, log_y))
+    losses = jnp.where((k <= 2) | (y == 0), apart + (excess - k), k * phi + log_y + excess)
     slope = -k * stable.expm1(d) if is_log else k * (x - y) / x / x
     per_mean = jnp.exp(-x) if is_log else 1 / x
     to_target = k * per_mean - jnp.where(k == 1, 0, (k - 1) / jnp.where(k == 1, 1, y))
@@ -343,11 +343,11 @@ def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[A
     d = jnp.where(none, -1, jnp.clip(d, -1e30, 1e30))
     near = jnp.abs(d) < 1 / max(1, p - 2)
     small = jnp.where(near, d, 0)
-    close = _times_exp(jnp.square(small) * _tweedie_series(p, small), (2 - p) * log_mean)
+    close = stable.times_exp(jnp.square(small) * _tweedie_series(p, small), (2 - p) * log_mean)
     (inner, inner_top), (outer, outer_top) = _integral(1 - p, d), _integral(2 - p, d)
     gap = d + inner_top - outer_top  # of the exponents of y * inner and outer, which may both overflow
     far = inner * jnp.exp(jnp.minimum(gap, 0)) - outer * jnp.exp(-jnp.maximum(gap, 0))
-    far = _times_exp(far, (2 - p) * log_mean + outer_top + jnp.maximum(gap, 0))
+    far = stable.times_exp(far, (2 - p) * log_mean + outer_top + jnp.maximum(gap, 0))
     of_zero = jnp.exp((2 - p) * log_mean) / (2 - p) if p < 2 else jnp.full_like(x, jnp.inf)
     losses = 2 * jnp.where(none, of_zero, jnp.where(near, close, far))
     lost = (exact == -jnp.inf) & ~none | (exact == jnp.inf) & (p <= 2)
@@ -358,10 +358,10 @@ def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[A
         change = jnp.where(none, 1, -stable.expm1(jnp.where(steep, 0, d)))
         shrunk = jnp.exp(-jnp.where(steep, d, 1)) - 1
         exponent = (2 - p) * log_mean
-        slope = _times_exp(jnp.where(steep, shrunk, change), jnp.where(steep, exponent + d, exponent))
+        slope = stable.times_exp(jnp.where(steep, shrunk, change), jnp.where(steep, exponent + d, exponent))
     else:
-        slope = _times_exp(x - y, -p * log_mean)
-    by_target = jnp.where(none, -jnp.inf, 2 * _times_exp(inner, (1 - p) * log_mean + inner_top))
+        slope = stable.times_exp(x - y, -p * log_mean)
+    by_target = jnp.where(none, -jnp.inf, 2 * stable.times_exp(inner, (1 - p) * log_mean + inner_top))
     return losses, (2 * slope, jnp.clip(by_target, -highest, highest))  # finite, so that 0 times it is 0
 
 
@@ -376,9 +376,3 @@ def _tweedie_series(p: float, d: Array) -> Array:
 def _integral(c: float, d: Array) -> tuple[Array, Array]:
     """The integral from 0 to d of exp(c t) as a factor and the exponent of another one."""
     return d * exp_moments(-jnp.abs(c * d))[0], jnp.maximum(c * d, 0)
-
-
-def _times_exp(x: Array, exponent: Array) -> Array:
-    """x exp(exponent): 0 for x = 0, and infinite only where the product is."""
-    half = jnp.minimum(jnp.exp(exponent / 2), jnp.finfo(x.dtype).max)
-    return x * half * half

@@ -90,7 +90,7 @@ def _gaussian_of_log(x: Array, y: Array, s: Array) -> tuple[Array, tuple[Array, 
     # In two factors: the inverse of the variance may overflow, and the square vanish, where the product does not.
     error = x - y
     root = jnp.minimum(jnp.exp(-s / 2), jnp.finfo(x.dtype).max)
-    z = error * root
+    z = stable.opaque(error * root)
     slope = z * root
     return (s + jnp.square(z)) / 2, (slope, -slope, (1 - z) * (1 + z) / 2)
 
@@ -260,7 +260,7 @@ def gaussian_crps(
 @with_slopes
 def _crps(x: Array, y: Array, scale: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     error = x - y
-    z = _over(error, scale)
+    z = stable.opaque(_over(error, scale))
     slope = erf(z * math.sqrt(0.5))
     to_scale = jnp.exp(-jnp.square(z) / 2) * math.sqrt(2 / math.pi) - 1 / math.sqrt(math.pi)
     return error * slope + scale * to_scale, (slope, -slope, to_scale)

@@ -61,11 +61,11 @@ def log_gamma_ratio(y: Array, a: Array) -> tuple[Array, Array, Array]:
     """
     shift = 8 if _is_wide(a) else 4  # the series is used at r + shift
     down, log = 1 + shift * a, jnp.log1p(shift * a)
-    value, to_y, to_a = _ratio_of_large(y, a / down)
+    value, to_y, to_a = _ratio_of_large(y, stable.opaque(a / down))
     value, to_y, to_a = value + y * log, to_y + log, to_a / down**2 + shift * y / down
     for j in range(0, shift, 2):
         factors = [1 + (j + i) * a for i in (0, 1)]
-        step, other = (y * a / f for f in factors)
+        step, other = (stable.opaque(y * a / f) for f in factors)
         value = value - jnp.log1p(step + other + step * other)
         for f in factors:
             to_y = to_y - a / (f + y * a)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxloss._core import checks
+from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.precision import promote, upcast
 from jaxloss._core.typing import Array, Float
@@ -64,8 +64,7 @@ def uncertainty_weighted_sum(losses: Any, log_variances: Any) -> Float[Array, ""
     """
 
     def weighed(loss: Array, s: Array) -> Array:
-        root = jnp.exp(-0.5 * s)  # a small loss may outweigh a square that overflows
-        return root * (root * loss) + 0.5 * s
+        return stable.times_exp(loss, -s) + 0.5 * s
 
     return _tree_total("uncertainty_weighted_sum", "log_variances", weighed, losses, log_variances)
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core import scaled
-from jaxloss._core.devices import vary_like
+from jaxloss._core.devices import is_known, vary_like
 from jaxloss._core.scaled import NEVER, ZERO, Number, aligned, normal
 
 
@@ -87,9 +87,10 @@ def log_forward(frames: Frames) -> tuple[Array, Array]:
 def _start(frames: Frames) -> State:
     """Before the first frame: no label, in a blank."""
     _, rows, examples = frames.scores.shape
-    first = np.arange(rows)[:, None] == np.zeros((1, examples))
+    first = np.arange(rows)[:, None] == 0
     values = first, np.where(first, 0, ZERO), np.zeros(first.shape), np.full(first.shape, ZERO)
-    mb, eb, ml, el = (vary_like(jnp.asarray(v, frames.scores.dtype), *frames) for v in values)
+    alike = (jnp.broadcast_to(jnp.asarray(v, frames.scores.dtype), (rows, examples)) for v in values)
+    mb, eb, ml, el = (vary_like(v, *frames) for v in alike)
     return State((mb, eb), (ml, el))
 
 
@@ -178,7 +179,7 @@ _SMALL = 2**23
 
 def _blocks(frames: Frames) -> int:
     t = frames.scores.shape[0]
-    if jax.default_backend() != "cpu" or 5 * frames.scores.nbytes <= _SMALL:
+    if jax.default_backend() != "cpu" or not is_known(frames.scores) or 5 * frames.scores.nbytes <= _SMALL:
         return 1
     return math.ceil(t / min(_BLOCK, round(math.sqrt(t))))
 
