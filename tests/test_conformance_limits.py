@@ -10,7 +10,8 @@ import numpy as np
 import one_device
 import pytest
 from compiled import CHANGES_FUSIONS
-from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of
+from jax.experimental import checkify
+from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of, only
 
 import jaxloss
 from jaxloss._testing.subject import jit_once
@@ -149,6 +150,17 @@ def test_zero_at_the_truth(case, dtype):
     if case.nonnegative:  # then it is a minimum
         gradient = jax.jit(jax.grad(lambda x: jnp.sum(case.fn(x, *args[1:]))))(jnp.asarray(args[0]))
         np.testing.assert_allclose(np.asarray(gradient, np.float64), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [only(KINDS | {"contrastive_loss"}, c) for c in CASES if c.name not in ALIASES], ids=lambda c: c.name
+)
+def test_no_false_alarm(case):
+    """Of `checkify.float_checks`: at ordinary arguments nothing on the way is NaN or divided by 0."""
+    args = [jnp.asarray(a) for a in case.arguments()]
+    run = jax.value_and_grad(lambda x: jnp.sum(case.fn(x, *args[1:])))
+    error, _ = jit_once(checkify.checkify(run, errors=checkify.float_checks))(args[0])
+    assert error.get() is None
 
 
 LABELLED = [c for c in CASES if [a.dtype.kind for a in c.arguments()] == ["f", "i"] and c.kind == "axis"]

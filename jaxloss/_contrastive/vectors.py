@@ -124,7 +124,7 @@ def _length(known: _Known, z: Array, p: Array, eps: Array) -> Array:
     top = jnp.max(jnp.abs(z), known.axes, keepdims=True, initial=0)
     if known.degree == math.inf:
         return jnp.squeeze(top, known.axes)
-    scale = lax.stop_gradient(jnp.maximum(top, _root(known, eps, p)))
+    scale = jnp.maximum(lax.stop_gradient(top), _root(known, *lax.stop_gradient((eps, p))))
     scale = jnp.where((scale > 0) & (scale < jnp.inf), scale, 1)
     powers = jnp.sum(_power(known, blocks.opaque(z / scale), p), known.axes)
     scale = jnp.squeeze(scale, known.axes)

@@ -187,7 +187,7 @@ def _robust(x: Array, y: Array, alpha: Array, scale: Array) -> tuple[Array, tupl
     below = jnp.where(bounded, b * jnp.expm1(z) / jnp.where(bounded, alpha, 1), k * exp_moments(z)[0])
     losses = jnp.where(steep, above, below)
     infinite = jnp.isinf(given)
-    losses = jnp.where(infinite, jnp.where(alpha < 0, b / -alpha, jnp.inf), losses)
+    losses = jnp.where(infinite, jnp.where(alpha < 0, b / jnp.where(alpha < 0, -alpha, 1), jnp.inf), losses)
 
     far = jnp.where(alpha < 1, 0, jnp.where(alpha == 1, 1, jnp.inf))
     slope = jnp.where(infinite, jnp.sign(error) * far, pull) / scale
