@@ -104,11 +104,12 @@ _AXES: dict[str, Any] = {
 }
 _SHAPES: dict[str, Shape] = {"first axis": (5, 8), "two axes": (2, 4, 3)}
 
+HUGE = float(np.finfo(np.float32).max)
 _KL_EDGES = (
-    Edge("zero target", ([[0.0, -1.0]], [[1.0, 0.0]]), [0.0], ([[-1.0, 0.0]], [[1.0, -INF]])),
+    Edge("zero target", ([[0.0, -1.0]], [[1.0, 0.0]]), [0.0], ([[-1.0, 0.0]], [[1.0, -HUGE]])),
     Edge("zero on both sides", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[-1.0, 0.0]], "any")),
     Edge("prediction rules the target out", ([[0.0, -INF]], [[0.5, 0.5]]), [INF], ([[-0.5, -0.5]], "any")),
-    Edge("no target", ([[0.0, -1.0]], [[0.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
+    Edge("no target", ([[0.0, -INF]], [[0.0, 0.0]]), [0.0], ([[0.0, 0.0]], [[-HUGE, HUGE]])),
     Edge("nan", ([[NAN, 0.0]], [[1.0, 0.0]]), [NAN], "any"),
 )
 _LOG_EDGES = (
@@ -117,7 +118,7 @@ _LOG_EDGES = (
     Edge("prediction rules the target out", ([[0.0, -INF]], [[0.0, 0.0]]), [INF], ([[-1.0, -1.0]], "any")),
 )
 _GENERALIZED_EDGES = (
-    Edge("zero target", ([[0.0, 0.0]], [[1.0, 0.0]]), [1.0], ([[0.0, 1.0]], [[0.0, -INF]])),
+    Edge("zero target", ([[0.0, 0.0]], [[1.0, 0.0]]), [1.0], ([[0.0, 1.0]], [[0.0, -HUGE]])),
     Edge("zero on both sides", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[0.0, 0.0]], "any")),
 )
 _RENYI_SLOPES = ([[-0.5, 0.5]], [[0.0, 0.0]])

@@ -101,9 +101,9 @@ CASES = [
         conditioned=0.0,
         edges=(
             Edge("nan", ([NAN, 0.0], [1.0, NAN]), [NAN, NAN], ([NAN, NAN], [NAN, 0.0])),
-            Edge("nothing", ([-INF, -1e4], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], [INF, 1e4])),
-            Edge("impossible", ([-INF], [2.0]), [INF], ([-2.0], [INF])),
-            Edge("overflow", ([100.0, INF], [3.0, 3.0]), [INF, INF], ([INF, INF], [-100.0, -INF])),
+            Edge("nothing", ([-INF, -1e4], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], [HUGE, 1e4])),
+            Edge("impossible", ([-INF], [2.0]), [INF], ([-2.0], [HUGE])),
+            Edge("overflow", ([100.0, INF], [3.0, 3.0]), [INF, INF], ([INF, INF], [-100.0, -HUGE])),
             Edge("at the rate", ([1e-7], [1.0]), [1.0], ([1e-7], [-1e-7])),
             Edge("large count", ([-INF, INF], [8.0, 8.0]), [INF, INF], ([-8.0, INF], [HUGE, -INF]), {"full": True}),
             Edge("no rate of a large count", ([0.0], [8.0]), [INF], ([-INF], [HUGE]), {"full": True, **MEAN}),

@@ -290,17 +290,28 @@ def test_sigmoid_kl_edges():
     assert jaxloss.sigmoid_kl_divergence(jnp.array(INF), jnp.array(0.0)) == INF
 
 
+@pytest.mark.parametrize("fn", [jaxloss.kl_divergence, jaxloss.generalized_kl_divergence])
+def test_zero_targets_of_a_softmax(fn):
+    """A class that the targets' own logits rule out, which the gradient into these meets as 0 times the slope."""
+    log_p, z = jnp.log(jnp.array([0.5, 0.25, 0.25])), jnp.array([1.0, -INF, 0.0])
+    q = np.exp([1.0, -INF, 0.0]) / (1 + np.e)
+    gaps = np.array([1.0, 0.0, 0.0]) - np.log(1 + np.e) - log_p
+    want = q * (gaps - np.sum(q * gaps))
+    np.testing.assert_allclose(jax.grad(lambda z: fn(log_p, jax.nn.softmax(z)))(z), want, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.core
 def test_zero_targets():
     log_p, t = jnp.array([0.0, -INF, -1.0]), jnp.array([1.0, 0.0, 0.0])
     value, to_log_p, to_t = value_and_slopes(jaxloss.kl_divergence, log_p, t)
     assert value == 0
     np.testing.assert_array_equal(to_log_p, [-1.0, 0.0, 0.0])
-    np.testing.assert_array_equal(to_t, [1.0, INF, -INF])
+    highest = float(jnp.finfo(jnp.float32).max)
+    np.testing.assert_array_equal(to_t, [1.0, highest, -highest])
     value, to_log_p, to_t = value_and_slopes(jaxloss.generalized_kl_divergence, log_p, t)
     np.testing.assert_allclose(value, np.exp(-1.0), rtol=1e-6)
     np.testing.assert_allclose(to_log_p, [0.0, 0.0, np.exp(-1.0)], rtol=1e-6)
-    np.testing.assert_array_equal(to_t, [0.0, INF, -INF])
+    np.testing.assert_array_equal(to_t, [0.0, highest, -highest])
     value, to_log_p, to_t = value_and_slopes(jaxloss.kl_divergence_with_log_targets, log_p, jnp.log(t))
     assert value == 0
     np.testing.assert_array_equal(to_log_p, [-1.0, 0.0, 0.0])

@@ -94,7 +94,7 @@ def _focal(
     pull = gamma * (rest - m) * jnp.where(agrees, 1, e / divisor) * cost + (rest - m * e)
     push = gamma * -stable.expm1(-size) * jnp.where(agrees, ratio, cost / divisor) + size
     by_weight = wrong * cost
-    by_label = -sign * weight * push
+    by_label = -sign * stable.times(weight, push)  # which overflows at infinity
     if alpha is not None:
         by_label = by_label + (2 * alpha - 1) * by_weight
     by_gamma = weight * cost * (jnp.where(agrees, -size, jnp.log(divisor)) - near)

@@ -49,7 +49,8 @@ def kl_divergence(
 
     Returns:
       The shape of the log-predictions without `axis`, or a scalar; at least float32. `inf` where a target is positive
-      and its prediction 0. The gradient with respect to a target of 0 is `-inf`, the limit.
+      and its prediction 0. The gradient with respect to a target of 0, in the limit `-inf`, is the lowest finite
+      number, so that 0 times it stays 0: in a softmax that made the target, too.
 
     Raises:
       TypeError: log-predictions are not floating-point, or `where` is not boolean.
@@ -153,7 +154,8 @@ def generalized_kl_divergence(
 
     Returns:
       The shape of the log-predictions without `axis`, or a scalar; at least float32. `inf` where a target is positive
-      and its prediction 0. The gradient with respect to a target of 0 is `-inf`, the limit.
+      and its prediction 0. The gradient with respect to a target of 0, in the limit `-inf`, is the lowest finite
+      number, so that 0 times it stays 0: in a softmax that made the target, too.
 
     Raises:
       TypeError: log-predictions are not floating-point, or `where` is not boolean.
@@ -239,7 +241,7 @@ def _forward_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple[Any, ...]]:
 def _forward_kl_bwd(axis: int, residuals: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: autodiff of t * log(t) is NaN at a target of 0, and keeps the float32 log and difference.
     log_p, t = _kept(*residuals)
-    return _cotangents(axis, residuals, g, -t, 1 - _log_ratio(log_p, t))
+    return _cotangents(axis, residuals, g, -t, 1 - stable.finite(_log_ratio(log_p, t)))
 
 
 def _cotangents(
@@ -310,7 +312,7 @@ def _bregman_kl_fwd(axis: int, *args: Any) -> tuple[Array, tuple[Any, ...]]:
 def _bregman_kl_bwd(axis: int, residuals: tuple[Array, Array, Array | None], g: Array) -> tuple[Array | None, ...]:
     # Why a rule: as for `_forward_kl_bwd`.
     log_p, t = _kept(*residuals)
-    return _cotangents(axis, residuals, g, jnp.exp(log_p) - t, -_log_ratio(log_p, t))
+    return _cotangents(axis, residuals, g, jnp.exp(log_p) - t, -stable.finite(_log_ratio(log_p, t)))
 
 
 _bregman_kl.defvjp(_bregman_kl_fwd, _bregman_kl_bwd)

@@ -90,7 +90,7 @@ def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array,
     if is_log:
         # exp overflows long before the bound, which keeps inf - inf away.
         losses = jnp.exp(x) - jnp.where(none, 0, y * jnp.minimum(jnp.where(none, 0, x), 1e4))
-        slope, to_target = _difference(True, x, y), -x
+        slope, to_target = _difference(True, x, y), stable.finite(-x)
     else:
         finite = jnp.minimum(x, jnp.finfo(x.dtype).max)
         log = jnp.log(finite)
@@ -190,7 +190,7 @@ def _negative_binomial_terms(
         slope = jnp.where(small, _relative_difference(x, y) * over, far * inverse)
     pull = jnp.where(small, mean * over, over / divisor)  # mean / (1 + dispersion * mean)
     bend = jnp.where(small, jnp.square(mean) * (over - second), (log - over) / jnp.square(divisor))
-    to_target = jnp.maximum(per_count, jnp.finfo(x.dtype).min) - by_count
+    to_target = stable.finite(per_count) - by_count
     to_dispersion = y * pull - bend - by_dispersion
 
     # As for Poisson, with what is least where the mean is the count: two terms of its kind, for y and for r.
