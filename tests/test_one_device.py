@@ -4,6 +4,7 @@ What comes out must be the same, at sizes where there is more than one block.
 """
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,31 @@ def hidden(names, of):
             if not np.any(np.isnan(program(x, *others))):
                 found.append((name, place))
     return found
+
+
+def errors_in_float64(names):
+    """Of the losses, against the formula; a gradient that does not compile raises."""
+    found = {}
+    with jax.enable_x64(True):
+        for case in map(BY_NAME.get, names):
+            x, *others = case.arguments(np.float64)
+            losses, gradient = jax.jit(functools.partial(_value_and_slope, case.fn))(x, *others)
+            assert losses.dtype == gradient.dtype == jnp.float64 and np.all(np.isfinite(gradient))
+            want = np.asarray(case.reference(x, *others))
+            found[case.name] = float(np.max(np.abs(losses - want)) / np.max(np.abs(want)))
+    return found
+
+
+def test_float64():
+    """Sums of several arrays at once must be of one dtype."""
+    code = f"import json, test_one_device as t; print(json.dumps(t.errors_in_float64({NAMES})))"
+    found = json.loads(one_device.output_of(code))
+    assert len(found) == len(NAMES)
+    assert {name: error for name, error in found.items() if not error < 1e-12} == {}
+
+
+def _value_and_slope(fn, x, *others):
+    return fn(x, *others), jax.grad(lambda x: jnp.sum(fn(x, *others)))(x)
 
 
 def _mean(fn, *args, **options):

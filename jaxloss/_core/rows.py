@@ -267,7 +267,7 @@ def _row_sums(x: Any, axis: int, terms: Terms, in_lanes: bool) -> tuple[Array, .
     # XLA:CPU hands a sum of one array to a library, for which it writes out the array (5 times the bytes, 11 in half
     # precision), but fuses a sum of several with what makes them.
     if len(values) == 1:
-        values = (*values, upcast(jax.tree.leaves(x)[0]))
+        values = (*values, jax.tree.leaves(x)[0].astype(values[0].dtype))  # XLA refuses float32 beside float64
     found = _in_one_loop(x, values, axis % values[0].ndim, (_SUM,) * len(values))
     return lax.optimization_barrier(found)[: len(terms(x))]
 
