@@ -21,6 +21,7 @@ def form(monkeypatch):
     """Blocks of 8 entries, on the first of the suite's devices."""
     traced_in("blocks of 8")
     monkeypatch.setattr(blocks, "one_cpu", lambda: True)
+    monkeypatch.setattr(blocks, "may_slice", lambda x: True)
     for name, value in {"_LEAST": 8, "_SMALL": 0, "_FOR_EACH_CORE": 0, "_RUN": 1}.items():
         monkeypatch.setattr(blocks, name, value)
     yield

@@ -40,7 +40,8 @@ def form(request, monkeypatch):
     traced_in(("rows", request.param))
     if request.param == "lanes":
         monkeypatch.setattr(rows, "one_cpu", lambda: True)
-        monkeypatch.setattr(lanes, "one_cpu", lambda: True)
+        monkeypatch.setattr(rows, "may_slice", lambda x: True)
+        monkeypatch.setattr(lanes, "may_slice", lambda x: True)
         monkeypatch.setattr(lanes, "_WORTH_IT", 0)
         monkeypatch.setattr(lanes, "_SLICES", 12)  # compiles faster than 48
     yield request.param
