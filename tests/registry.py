@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 import registry_classes
 import registry_contrastive
@@ -62,6 +63,12 @@ UTILITIES |= {"ctc_loss_with_forward_probs"}  # test_ctc.py
 
 # Names of optax that run the code of another one.
 ALIASES = {"safe_softmax_cross_entropy", "convex_kl_divergence"}
+
+
+def value_and_gradient(fn, x, *others):
+    """The losses, and the gradient of their sum by the first argument."""
+    losses, pullback = jax.vjp(lambda x: fn(x, *others), x)
+    return losses, pullback(jnp.ones_like(losses))[0]
 
 
 def public_names() -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from registry_formulas import EXACT, FLOAT64, Maths
 
 INF, NAN = np.inf, np.nan
+HUGE = float(np.finfo(np.float32).max)  # an infinite slope that a weight of 0 must make 0
 Maker = Callable[[np.random.Generator, tuple[int, ...]], list[np.ndarray]]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import registry_formulas as formulas
-from registry_case import INF, NAN, Case, Edge, Maker, equal_pair, normal
+from registry_case import HUGE, INF, NAN, Case, Edge, Maker, equal_pair, normal
 
 import jaxloss
 
@@ -104,7 +104,6 @@ _AXES: dict[str, Any] = {
 }
 _SHAPES: dict[str, Shape] = {"first axis": (5, 8), "two axes": (2, 4, 3)}
 
-HUGE = float(np.finfo(np.float32).max)
 _KL_EDGES = (
     Edge("zero target", ([[0.0, -1.0]], [[1.0, 0.0]]), [0.0], ([[-1.0, 0.0]], [[1.0, -HUGE]])),
     Edge("zero on both sides", ([[0.0, -INF]], [[1.0, 0.0]]), [0.0], ([[-1.0, 0.0]], "any")),

@@ -127,7 +127,9 @@ CASES = [
             Edge("opposed infinity", ([INF, -INF], [0.0, 1.0]), [INF, INF], ([1.0, -1.0], "any")),
             Edge("infinity, no gamma", ([INF, -INF], [1.0, 1.0]), [0.0, INF], ([0.0, -1.0], "any"), {"gamma": 0.0}),
             Edge("soft at infinity", ([INF], [0.5]), [INF], ([0.25], "any"), {"gamma": 1.0}),
-            Edge("side that weighs nothing", ([INF, 3.0], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "any"), {"alpha": 1.0}),
+            Edge(
+                "side that has no weight", ([INF, 3.0], [0.0, 0.0]), [0.0, 0.0], ([0.0, 0.0], "finite"), {"alpha": 1.0}
+            ),
             Edge(
                 "barely smoothed",
                 ([60.0], [1.0]),

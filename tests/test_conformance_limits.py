@@ -11,7 +11,7 @@ import one_device
 import pytest
 from compiled import CHANGES_FUSIONS
 from jax.experimental import checkify
-from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of, only
+from registry import ALIASES, BY_NAME, CASES, KINDS, apart, jit_of, only, value_and_gradient
 
 import jaxloss
 from jaxloss._testing.subject import jit_once
@@ -113,13 +113,8 @@ def test_edges_that_are_constants(case):
     """
 
     def found(edge, x, *others):
-        def loss(x):
-            return case.fn(x, *others, **edge.options)
-
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return loss(x), None
-        losses, pullback = jax.vjp(loss, x)
-        return losses, pullback(jnp.ones_like(losses))[0]
+        loss = functools.partial(case.fn, **edge.options)
+        return value_and_gradient(loss, x, *others) if floating([x]) else (loss(x, *others), None)
 
     given = [as_arrays(edge, jnp.float32) for edge in case.edges]
     firsts, others = [a[0] for a in given], [[np.asarray(x) for x in a[1:]] for a in given]

@@ -9,32 +9,29 @@ import numpy as np
 import one_device
 import pytest
 from jax import export
-from registry import ALIASES, BUILT_APART, BY_NAME, CASES
+from registry import ALIASES, BUILT_APART, BY_NAME, CASES, value_and_gradient
 
 import jaxloss
 
 NAMES = [c.name for c in CASES if c.name not in ALIASES]
 
 
-def value_and_gradient(case, x, *others):
-    losses, pullback = jax.vjp(lambda x: case.fn(x, *others), x)
-    return losses, pullback(jnp.ones_like(losses))[0]
-
-
 def differences(names):
-    """Of each loss, exported for any batch and called with the one of the registry, or what was raised."""
+    """Of each loss, exported for any batch and called with twice that of the registry, or what was raised."""
     found = {}
     for name in names:
         case = BY_NAME[name]
         args = [jnp.asarray(a) for a in case.arguments()]
         batch = args[0].shape[0]
         (symbol,) = export.symbolic_shape("batch")
-        shapes = [(symbol, *a.shape[1:]) if a.shape[:1] == (batch,) else a.shape for a in args]
-        f = functools.partial(value_and_gradient, case)
+        open_ = [a.shape[:1] == (batch,) for a in args]
+        shapes = [(symbol, *a.shape[1:]) if o else a.shape for o, a in zip(open_, args, strict=True)]
+        f = functools.partial(value_and_gradient, case.fn)
         try:
             given = [jax.ShapeDtypeStruct(s, a.dtype) for s, a in zip(shapes, args, strict=True)]
             exported = export.export(jax.jit(f))(*given)
-            pairs = zip(exported.call(*args), jax.jit(f)(*args), strict=True)
+            twice = [jnp.concatenate([a, a]) if o else a for o, a in zip(open_, args, strict=True)]
+            pairs = zip(exported.call(*twice), jax.jit(f)(*twice), strict=True)
             found[name] = max(float(np.max(np.abs(got - want) / np.max(np.abs(want)))) for got, want in pairs)
         except (TypeError, ValueError) as error:
             found[name] = str(error)[:200]

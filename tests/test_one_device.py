@@ -12,7 +12,7 @@ import numpy as np
 import one_device
 import pytest
 import scipy.special
-from registry import ALIASES, BY_NAME, CASES
+from registry import ALIASES, BY_NAME, CASES, value_and_gradient
 
 import jaxloss
 
@@ -74,7 +74,7 @@ def errors_in_float64(names):
     with jax.enable_x64(True):
         for case in map(BY_NAME.get, names):
             x, *others = case.arguments(np.float64)
-            losses, gradient = jax.jit(functools.partial(_value_and_slope, case.fn))(x, *others)
+            losses, gradient = jax.jit(functools.partial(value_and_gradient, case.fn))(x, *others)
             assert losses.dtype == gradient.dtype == jnp.float64 and np.all(np.isfinite(gradient))
             want = np.asarray(case.reference(x, *others))
             found[case.name] = float(np.max(np.abs(losses - want)) / np.max(np.abs(want)))
@@ -87,10 +87,6 @@ def test_float64():
     found = json.loads(one_device.output_of(code))
     assert len(found) == len(NAMES)
     assert {name: error for name, error in found.items() if not error < 1e-12} == {}
-
-
-def _value_and_slope(fn, x, *others):
-    return fn(x, *others), jax.grad(lambda x: jnp.sum(fn(x, *others)))(x)
 
 
 def _mean(fn, *args, **options):

@@ -126,7 +126,7 @@ def _length(known: _Known, z: Array, p: Array, eps: Array) -> Array:
         return jnp.squeeze(top, known.axes)
     scale = jnp.maximum(lax.stop_gradient(top), _root(known, *lax.stop_gradient((eps, p))))
     scale = jnp.where((scale > 0) & (scale < jnp.inf), scale, 1)
-    powers = jnp.sum(_power(known, blocks.opaque(z / scale), p), known.axes)
+    powers = jnp.sum(_power(known, stable.opaque(z / scale), p), known.axes)
     scale = jnp.squeeze(scale, known.axes)
     total = powers + eps / jnp.maximum(_power(known, scale, p), jnp.finfo(z.dtype).tiny)
     nothing = total == 0

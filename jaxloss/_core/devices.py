@@ -20,6 +20,7 @@ def is_known(x: Any) -> bool:
 
 
 def may_slice(x: Any) -> bool:
+    """Do slices cost no communication, and is it known how many are worth it?"""
     return one_cpu() and is_known(x)
 
 

@@ -71,7 +71,7 @@ def _scaled(x: Array, axis: Axes, over: Any) -> tuple[Array, Array, Array]:
     """The largest entry, the vector divided by it, and the length of that."""
     scale = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0)
     scale = scale if over is None else lax.pmax(scale, over)
-    scaled = blocks.opaque(x / jnp.where(scale == 0, 1, scale))
+    scaled = stable.opaque(x / jnp.where(scale == 0, 1, scale))
     return scale, scaled, jnp.sqrt(_sum(jnp.square(scaled), axis, over))
 
 
@@ -156,11 +156,11 @@ def _with_care(
     axes: tuple[int, ...], x: Array, y: Array, keep: Array | None, x_scale: Array, y_scale: Array
 ) -> tuple[Cosines, _Frame]:
     sums, scales = functools.partial(_sums, axes, x, y, keep), (x_scale, y_scale)
-    scaled = _Products(*sums(lambda x, y, a, b: _products(blocks.opaque(x * a), blocks.opaque(y * b)), *scales))
+    scaled = _Products(*sums(lambda x, y, a, b: _products(stable.opaque(x * a), stable.opaque(y * b)), *scales))
     ratio = _ratio(scaled)
 
     def off(x: Array, y: Array, x_scale: Array, y_scale: Array, ratio: Array) -> tuple[Array, Array]:
-        y = blocks.opaque(y * y_scale)
+        y = stable.opaque(y * y_scale)
         w = _off(x * x_scale, y, ratio)
         return w * w, w * y
 

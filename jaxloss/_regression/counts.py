@@ -336,7 +336,7 @@ def tweedie_deviance(
 def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     # With d = log(y / mean): mean^(2 - p) times a divided difference of exp at 0, d and (2 - p) d, times 2 d^2. Near
     # d = 0 that is a power series; elsewhere integrals from 0 to d of exp((1 - p) t) and exp((2 - p) t).
-    exact, highest = (x if is_log else jnp.log(x)), jnp.finfo(x.dtype).max
+    exact = x if is_log else jnp.log(x)
     log_mean = jnp.clip(exact, -1e30, 1e30)  # no infinity, which would meet another one or 0
     none = y == 0
     d = _log_ratio(is_log, log_mean if is_log else x, jnp.where(none, 1, y))
@@ -362,7 +362,7 @@ def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[A
     else:
         slope = stable.times_exp(x - y, -p * log_mean)
     by_target = jnp.where(none, -jnp.inf, 2 * stable.times_exp(inner, (1 - p) * log_mean + inner_top))
-    return losses, (2 * slope, jnp.clip(by_target, -highest, highest))  # finite, so that 0 times it is 0
+    return losses, (2 * slope, stable.finite(by_target))
 
 
 def _tweedie_series(p: float, d: Array) -> Array:
