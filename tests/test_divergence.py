@@ -166,6 +166,22 @@ def test_js_is_continuous_and_exact_at_both_ends():
         assert error(js(abs(end - 1e-7)), [truth]) < 1e-5
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("beta", [0.0, 1e-30, 0.3, 1.0])
+def test_js_where_a_probability_underflows(beta):
+    """exp(-90) of the other side: at an end the mixture is that side, and no number of float32."""
+    x, y = np.float32([0.0, 0.5, -90.0, -200.0]), np.float32([0.0, -1.0, 10.0, -300.0])
+    x, y = (y, x) if beta == 1 else (x, y)
+    value, gradients = value_and_gradients(js_divergence, beta=beta)(x, y)
+    at = exact(np.float32(beta))[0]
+    assert error(value, [exact_js(exact(x), exact(y), at)]) < 1e-6
+    for got, want in zip(gradients, js_slopes(exact(x), exact(y), at), strict=True):
+        np.testing.assert_allclose(got, np.float64(want), rtol=2e-6, atol=1e-7)
+    by_beta = jax.grad(lambda b: js_divergence(x, y, beta=b))(jnp.float32(beta))
+    assert np.isinf(by_beta) if beta in (0, 1) else np.isfinite(by_beta)
+    assert np.isfinite(jax.hessian(functools.partial(js_divergence, beta=beta))(x, y)).all()
+
+
 @pytest.mark.parametrize("beta", [0.0, 1e-3, 0.5, 0.8, 1.0])
 def test_js_beta_is_differentiated(beta):
     x, y = pair_of_logits(5, 1.0, 1.0, 0.0)

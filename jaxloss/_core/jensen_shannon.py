@@ -131,7 +131,7 @@ def _by_temperature(axis: int, residuals: tuple, c: Pair, s: _Sides) -> Array:
 
 
 def _by_beta(axis: int, residuals: tuple, c: Pair, s: _Sides) -> Array:
-    by_q, by_p = _by_side(s, s.larger * s.above.curvature, s.larger * s.below.curvature)
+    by_q, by_p = _by_side(s, *(stable.times(s.larger, side.curvature) for side in (s.above, s.below)))
     return jnp.sum(by_q - by_p, axis)
 
 
@@ -192,8 +192,9 @@ def _sides(c: Pair, beta: Array | None) -> _Sides:
     r = _ratio(jnp.where(q_is_larger, -c.d, c.d), larger, smaller)  # at 0, unlike abs, with the slope of its side
     share = other.w * r.gap  # 1 - m / larger
     heavy = jnp.greater_equal(w.w, 0.5)
-    close = ~heavy & (w.w * r.gap < r.ratio)  # m / smaller < 2; elsewhere the quotient would have no finite slope
-    raised = r.gap * stable.used_often(1 / jnp.where(close, r.ratio, 1), 0.25)
+    close = ~heavy & (w.w * r.gap <= r.ratio)  # m / smaller <= 2; elsewhere the quotient would have no finite slope
+    known = close & (r.ratio > 0)  # else the weight is 0: the mixture is the smaller one, far below the larger
+    raised = r.gap * stable.used_often(1 / jnp.where(known, r.ratio, 1), 0.25)
     z = jnp.where(heavy, -share, jnp.where(close, w.w * raised, 0))  # m / larger - 1 or m / smaller - 1
     first, second = stable.log1p_ratios(z)
 
@@ -215,7 +216,8 @@ def _sides(c: Pair, beta: Array | None) -> _Sides:
     slope = jnp.where(close, r.gap * first, r.ratio * below * w.inverse)
     term = jnp.where(r.near, r.ratio * (direct + lead) * w.inverse, r.gap - slope)
     term = jnp.where(close, r.gap * z * second, term)
-    of_below = _Side(slope, term, jnp.where(close, r.gap * raised * second, term * w.inverse))
+    curvature = jnp.where(known | ~close, r.gap * raised * second, jnp.inf)
+    of_below = _Side(slope, term, jnp.where(close, curvature, term * w.inverse))
     return _Sides(q_is_larger, larger, above > RULED_OUT, of_above, of_below)
 
 
