@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from compiled import traced_in
 
-from jaxloss._core import blocks
+from jaxloss._core import blocks, reduction
 from jaxloss._core.precision import upcast
 
 
@@ -128,6 +128,26 @@ def test_total_takes_every_element_once(form, shape):
     keep = np.asarray(x) % 3 == 0
     assert blocks.total(lambda keep: keep.astype(jnp.int32), (jnp.asarray(keep),)) == keep.sum()
     assert jnp.isnan(blocks.total(lambda x: x, (x.at[(-1,) * x.ndim].set(jnp.nan),)))
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (64,)])
+def test_total_of_more_than_an_int32_counts(form, monkeypatch, shape):
+    """A loop numbers its blocks in int32: of more entries the axes stay, and a single one is summed as it is."""
+    monkeypatch.setattr(blocks, "_COUNTED", 20)
+    x = normal(shape)
+    assert loops(lambda x: blocks.total(jnp.square, (x,)), x) == (0 if len(shape) == 1 else 2)
+    np.testing.assert_allclose(blocks.total(jnp.square, (x,)), jnp.sum(jnp.square(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 9), (64,), (3, 1)])
+def test_a_mask_of_more_than_an_int32_counts(monkeypatch, shape):
+    keep = normal(shape) > 0
+    count = functools.partial(reduction._kept, keep, (5, *shape), jnp.float32)
+    want = 5 * np.sum(keep)
+    monkeypatch.setattr(reduction, "_COUNTED", 10)
+    assert float(count()) == want
+    rows = jnp.ones((2**16, 1), bool)
+    assert float(reduction._kept(rows, (2**16, 2**16), jnp.float32)) == 2**32
 
 
 def test_rows_keep_to_themselves(form):

@@ -45,6 +45,7 @@ _SMALL = 2**21
 _SHORT = 128  # entries of a row
 _RUN = 64  # entries that lie together, at least
 _EVEN = 128  # what the length of a block is a multiple of
+_COUNTED = 2**31 - 1  # entries that the loop can number
 _GROUP = 16  # blocks whose entries are added one to another: of more the roundings would add up
 
 
@@ -215,12 +216,12 @@ def _of_copies(f: Rule, i: Any, pieces: Sequence[Array]) -> Any:
 
 def _run_total(f: Rule, leaves: Sequence[Array], small: float) -> Array:
     """The blocks are added to one another, in one fused loop each, and only a few times are their entries added up."""
-    flat = all(x.ndim == 0 or x.shape == leaves[0].shape for x in leaves)
+    flat = leaves[0].size <= _COUNTED and all(x.ndim == 0 or x.shape == leaves[0].shape for x in leaves)
     if flat:
         leaves = [x if x.ndim == 0 else x.reshape(-1) for x in leaves]
     shape = leaves[0].shape
     block = _block(shape, (), small, 2 if leaves[0].dtype.itemsize > 2 else 1, 2)
-    if block == shape:
+    if block == shape or max(shape) > _COUNTED:
         return add_up(f(*leaves))
     if shape[-1] == 1:
         return _run_total(lambda *leaves: _with_last(f)(*leaves)[..., 0], _without_last(leaves), small)

@@ -13,9 +13,10 @@ from jax import Array
 
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
-from jaxloss._core.devices import one_cpu, require_tracked_axis
+from jaxloss._core.devices import is_known, one_cpu, require_tracked_axis
 from jaxloss._core.precision import upcast
 
+_COUNTED = 2**31 - 1  # the largest int32
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -109,8 +110,8 @@ def reduce_elements(
     if reduction == "sum":
         return total
     if weights is not None and where is None:
-        count = blocks.total(lambda w: w.astype(total.dtype), (weights,)) * (math.prod(shape) // max(weights.size, 1))
-        return _ratio(total, count)
+        count = blocks.total(lambda w: w.astype(total.dtype), (weights,))
+        return _ratio(total, count * _copies(weights, shape, total.dtype))
     if weights is not None:
 
         def factors(x: Array, where: Array | None, weights: Array) -> Array:
@@ -119,7 +120,7 @@ def reduce_elements(
         return _ratio(total, blocks.total(factors, (operands[0], where, weights)))
     if where is None:
         return _ratio(total, jnp.asarray(math.prod(shape), total.dtype))
-    return _ratio(total, _kept(where, shape).astype(total.dtype))
+    return _ratio(total, _kept(where, shape, total.dtype))
 
 
 def _aligned(fn: str, arg: str, value: Any, shape: tuple[int, ...]) -> Array | None:
@@ -158,12 +159,25 @@ _fill.defvjp(_fill_fwd, _fill_bwd)
 def _count(values: Array, where: Array | None, weights: Array | None) -> Array:
     if weights is not None:
         return jnp.sum(weights)
-    return jnp.asarray(math.prod(values.shape) if where is None else _kept(where, values.shape), values.dtype)
+    if where is None:
+        return jnp.asarray(math.prod(values.shape), values.dtype)
+    return _kept(where, values.shape, values.dtype)
 
 
-def _kept(where: Array, shape: tuple[int, ...]) -> Array:
-    """How many of that shape, to which `where` is broadcast; as integers, which are exact beyond 2**24."""
-    return blocks.total(lambda keep: keep.astype(jnp.int32), (where,)) * (math.prod(shape) // max(where.size, 1))
+def _kept(where: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """How many of that shape, to which `where` is broadcast. Counted as integers, which are exact beyond 2**24, and
+    where there are too many for them, in parts."""
+    parts = [where]
+    if is_known(where) and where.size > _COUNTED:
+        longest = where.shape.index(max(where.shape))
+        parts = jnp.array_split(where, -(-where.size // _COUNTED), longest)
+    counts = [blocks.total(lambda keep: keep.astype(jnp.int32), (part,)).astype(dtype) for part in parts]
+    return functools.reduce(jnp.add, counts) * _copies(where, shape, dtype)
+
+
+def _copies(x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """How many of the shape each entry stands for."""
+    return jnp.asarray(math.prod(shape) // max(x.size, 1), dtype)
 
 
 def _ratio(total: Array, count: Array) -> Array:
