@@ -68,12 +68,12 @@ def off(value: Any) -> bool:
 
 @jax.custom_jvp
 def product(weight: Array, x: Array) -> Array:
-    """weight * x, and 0 where the weight is 0, however large x."""
-    return jnp.where(weight == 0, 0, weight * jnp.where(weight == 0, 0, x))
+    """weight * x, and 0 where the weight is 0, however large x; NaN is not large."""
+    return weight * stable.countable(weight, x)
 
 
 @product.defjvp
 def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # Why a rule: the two guards would make the derivative by a weight of 0 vanish.
+    # Why a rule: the guard would make the derivative by a weight of 0 vanish where x is infinite.
     weight, x = primals
     return product(weight, x), stable.finite(x) * tangents[0] + weight * tangents[1]
