@@ -367,7 +367,39 @@ def test_a_scalar_is_a_vector_of_one_entry():
     assert jaxloss.cosine_distance(2.0, -3.0, axis=None, where=True, epsilon=1e-6) == 2
 
 
-@pytest.mark.parametrize("fn", [jaxloss.softmax_cross_entropy, jaxloss.safe_softmax_cross_entropy])
-def test_class_indices_are_no_weights(fn):
-    with raises(ValueError, fn.__name__, "(4,)", "use jax.nn.one_hot, or softmax_cross_entropy_with_integer_labels"):
-        fn(jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0]))
+@pytest.mark.parametrize(
+    "fn", [jaxloss.softmax_cross_entropy, jaxloss.safe_softmax_cross_entropy, jaxloss.poly_loss_cross_entropy]
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_class_indices_are_no_weights(fn, shape):
+    """Not even of as many examples as there are classes, where they would broadcast."""
+    labels = np.arange(4).reshape(shape)
+    hint = "use jax.nn.one_hot, or softmax_cross_entropy_with_integer_labels"
+    for classes in (3, 4):
+        with raises(ValueError, fn.__name__, shape, hint):
+            fn(jnp.zeros((4, classes)), labels)
+    fn(jnp.zeros((4, 4)), np.eye(4, dtype=np.int32))
+    fn(jnp.zeros((4, 1)), np.ones((4, 1), np.int32))
+
+
+@EACH
+def test_switches(case):
+    for name, parameter in inspect.signature(case.fn).parameters.items():
+        if isinstance(parameter.default, bool):
+            for value, got in ((jnp.array(True), "an array"), ("no", "'no'"), (1, "1")):
+                with raises(TypeError, public(case), f"{name} must be True or False, known while tracing, got {got}"):
+                    case.fn(*case.arguments(), **{name: value})
+
+
+def test_arrays_among_options():
+    x = jnp.ones((2, 3))
+    with raises(TypeError, "multi_margin_loss", "p must be a Python number", "an array"):
+        jaxloss.multi_margin_loss(x, jnp.array([0, 1]), p=jnp.array(2))
+    with raises(ValueError, "entropy: temperature must be a single number", "(1,)"):
+        jaxloss.entropy(x, temperature=(jnp.array(1.0),))
+    with raises(TypeError, "entropy: axis must be an int or a tuple of ints"):
+        jaxloss.entropy(x, axis=(jnp.array(1),))
+    with raises(TypeError, "axis_name must be a mesh axis, or a tuple of them, got ['rows']"):
+        jaxloss.softmax_cross_entropy(x, x, axis_name=["rows"])
+    quantiles = jaxloss.quantile_loss(x, 0.0, quantile=(jnp.array(0.1), 0.5, 0.9))
+    np.testing.assert_array_equal(quantiles, jaxloss.quantile_loss(x, 0.0, quantile=(0.1, 0.5, 0.9)))

@@ -21,11 +21,14 @@ def static_positions(fun: Callable[..., Any], argnums: Sequence[int], argnames: 
     if any(i < 0 for i in positions):
         raise ValueError(f"nondiff_argnums must count from the front, got {sorted(positions)} for {name_of(fun)}")
     if argnames:
-        names = list(inspect.signature(fun).parameters)
+        parameters = inspect.signature(fun).parameters
+        names = list(parameters)
         unknown = [n for n in argnames if n not in names]
         if unknown:
             raise ValueError(f"nondiff_argnames {unknown} are not arguments of {name_of(fun)}, which has {names}")
-        positions.update(names.index(n) for n in argnames)
+        # One that has no position keeps its default: it cannot be resolved to one.
+        placed = (n for n in argnames if parameters[n].kind is not inspect.Parameter.KEYWORD_ONLY)
+        positions.update(map(names.index, placed))
     return tuple(sorted(positions))
 
 

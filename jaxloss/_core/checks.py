@@ -59,8 +59,11 @@ def scalar(fn: str, arg: str, value: Any) -> Array:
 def labels(fn: str, arg: str, value: Any) -> Array:
     x = array(fn, arg, value)
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        soft = jnp.issubdtype(x.dtype, jnp.floating)
-        hint = "; for one-hot or soft targets use softmax_cross_entropy" if soft else ""
+        hint = ""
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            hint = "; convert indices with .astype(jnp.int32)"
+        if hint and fn == "softmax_cross_entropy_with_integer_labels":
+            hint += ", and use softmax_cross_entropy for one-hot or soft targets"
         raise TypeError(f"{fn}: {arg} must have an integer dtype (class indices), got {x.dtype}{hint}")
     return x
 

@@ -82,7 +82,7 @@ class Rows:
 
     def distribution(self, labels: Any) -> Array:
         t = checks.number(self.fn, "labels", labels)
-        if jnp.issubdtype(t.dtype, jnp.integer) and not checks.broadcastable(t.shape, self.shape):
+        if jnp.issubdtype(t.dtype, jnp.integer) and not self._has_classes(t):
             raise ValueError(
                 f"{self.fn}: labels must be weights of all classes {self.shape}, got {t.dtype} of shape {t.shape}; for "
                 "class indices use jax.nn.one_hot, or softmax_cross_entropy_with_integer_labels"
@@ -90,6 +90,11 @@ class Rows:
         t = self.one_axis(checks.broadcast(self.fn, "labels", t, self.shape, "logits"))
         t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
+
+    def _has_classes(self, t: Array) -> bool:
+        """Integers of other dimensions, or with one for all classes, are indices, even if their shape would broadcast."""
+        fits = t.ndim == len(self.shape) and checks.broadcastable(t.shape, self.shape)
+        return fits and tuple(t.shape[a] for a in self.axes) == self.class_shape
 
     def small_targets(self, labels: Any) -> Array:
         """Weights of classes as they came, not broadcast unless several class axes are to become one."""

@@ -97,6 +97,8 @@ def require_tracked_axis(fn: str, axis_name: Any) -> None:
     """
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     for name in names:
+        if isinstance(name, list | jax.Array):
+            raise TypeError(f"{fn}: axis_name must be a mesh axis, or a tuple of them, got {axis_name!r}")
         try:
             jax.lax.axis_size(name)
         except NameError:

@@ -57,7 +57,9 @@ def head(
     width, classes = w.shape if layout == "dv" else w.shape[::-1]
     if h.shape[-1] != width:
         other = "vd" if layout == "dv" else "dv"
-        hint = f'; is it {of_kernel}_layout="{other}"?' if h.shape[-1] == classes else ""
+        hint = f'; is it kernel_layout="{other}"?' if h.shape[-1] == classes else ""
+        if hint and whose:
+            hint = f"; kernel_layout={layout!r} is that of both kernels, pass {of_kernel}.T"
         raise ValueError(
             f"{fn}: {of_hidden} of shape {h.shape} does not fit a {of_kernel} {shape} of shape {w.shape}{hint}"
         )
@@ -65,7 +67,8 @@ def head(
         raise ValueError(f"{fn}: {of_kernel} of shape {w.shape} has no classes")
     if h.dtype != w.dtype:
         raise TypeError(
-            f"{fn}: {of_hidden} and {of_kernel} must have one dtype, got {h.dtype} and {w.dtype}; convert one of them"
+            f"{fn}: {of_hidden} and {of_kernel} must have one dtype, got {h.dtype} and {w.dtype}; convert one of them "
+            f"(a kernel kept in float32 by {of_kernel}.astype({of_hidden}.dtype): its gradient arrives in float32)"
         )
     total = classes
     if over is not None:
@@ -116,7 +119,11 @@ class Problem:
         if jnp.issubdtype(y.dtype, jnp.floating):
             if ignore_index is not None:
                 raise ValueError(f"{fn}: ignore_index={ignore_index} needs integer labels; drop dense ones by `where`")
-            checks.same_shape(fn, "labels", y, (*head.batch, head.classes), "tokens and classes")
+            if y.shape != (*head.batch, head.classes):
+                raise ValueError(
+                    f"{fn}: labels must be integer, or weights of all classes {(*head.batch, head.classes)}, got "
+                    f"{y.dtype} of shape {y.shape}"
+                )
             y = y.reshape(self.n, head.classes)
             self.weights = y if self.keep is None else fill(self.keep[:, None], y)
             return

@@ -91,7 +91,9 @@ def _names(entry: Any) -> tuple[str, ...]:
 def _over_mesh(loss: Callable[..., Any], mesh: Any, tokens: Dims, vocab: tuple[str, ...]) -> Callable[..., Any]:
     @api.loss(arrays=3)
     @functools.wraps(loss)
-    def over_mesh(**given: Any) -> Any:
+    def over_mesh(*args: Any, **given: Any) -> Any:
+        if args:
+            return loss(*args, **given)  # Python's own error
         return _call(loss, _place(mesh, tokens, vocab), given)
 
     return over_mesh

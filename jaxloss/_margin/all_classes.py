@@ -56,7 +56,8 @@ def multi_margin_loss(
       One loss for each row (the shape of the labels), or a scalar; at least float32.
 
     Raises:
-      TypeError: scores are not floating-point, labels not integer or `where` not boolean.
+      TypeError: scores are not floating-point, labels not integer, `where` not boolean, or `p` is no Python
+        number.
       ValueError: a shape does not fit the scores, there are no classes, or an option is out of its range.
 
     Reference: Weston, Watkins, "Support Vector Machines for Multi-Class Pattern Recognition" (1999).
@@ -65,6 +66,7 @@ def multi_margin_loss(
     [0.3125 0.75  ]
     """
     fn = "multi_margin_loss"
+    checks.python_number(fn, "p", p)
     if p not in (1, 2):
         raise ValueError(f"{fn}: p must be 1 or 2, got {p!r}")
     rows = Rows(fn, "scores", scores, axis, where)
