@@ -385,6 +385,41 @@ def test_second_derivatives_through_a_scan(name):
     close(got, want, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(want))))
 
 
+# Outside of the domain: NaN in value and gradient, not a number that is lower the farther outside
+
+
+@pytest.mark.parametrize("y", [-0.5, -1.0, -3.0])
+def test_counts_below_0(y):
+    rules = [
+        functools.partial(loss, log_input=log, **options)
+        for log in (False, True)
+        for loss, options in (
+            *((jaxloss.poisson_nll, {"full": full}) for full in (False, True)),
+            *(
+                (jaxloss.negative_binomial_nll, {"full": full, "dispersion": dispersion})
+                for full in (False, True)
+                for dispersion in (0.0, 0.5)
+            ),
+            *((jaxloss.gamma_nll, {"shape": shape}) for shape in (0.5, 1.0, 2.0, 5.0)),
+            (jaxloss.tweedie_deviance, {}),
+        )
+    ]
+    for rule in rules:
+        assert np.isnan(jax.value_and_grad(rule)(0.3, y)).all()
+
+
+def test_a_scale_below_0():
+    for scale in (-0.1, -1e3):
+        found = jax.value_and_grad(jaxloss.gaussian_crps, (0, 2))(4.0, 7.0, scale)
+        assert np.isnan(jnp.stack(jax.tree.leaves(found))).all()
+
+
+def test_a_shape_above_2():
+    for error in (0.0, 1.0, 3.0):
+        found = jax.value_and_grad(lambda x, a: jaxloss.robust_loss(x, alpha=a), (0, 1))(error, jnp.array(2.001))
+        assert np.isnan(jnp.stack(jax.tree.leaves(found))).all()
+
+
 # Bad options
 
 

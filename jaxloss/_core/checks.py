@@ -130,8 +130,10 @@ def same_shape(fn: str, arg: str, x: Array, shape: tuple[int, ...], of: str) -> 
 
 
 def choice(fn: str, arg: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{fn}: {arg} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+        got = f"arrays in a {type(value).__name__}" if arrays else repr(value)
+        raise ValueError(f"{fn}: {arg} must be one of {', '.join(map(repr, allowed))}, got {got}")
     return value
 
 

@@ -38,6 +38,11 @@ def _difference(is_log: bool, x: Array, y: Array) -> Array:
     return jnp.where(near, stable.expm1(jnp.where(near, x, 0)) + (1 - y), jnp.exp(x) - y) if is_log else x - y
 
 
+def _countable(y: Array) -> Array:
+    """Below 0 the formulas give numbers, for some options and not for others."""
+    return jnp.where(y < 0, jnp.nan, y)
+
+
 def _relative_difference(mean: Array, y: Array) -> Array:
     """(mean - y) / mean, which is 1 where nothing was counted, even under a mean of 0."""
     none = y == 0
@@ -70,7 +75,8 @@ def poisson_nll(
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
     Returns:
-      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a rate below 0.
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a target or
+      rate below 0.
 
     Raises:
       TypeError: predictions are not floating-point, or `where` is not boolean.
@@ -86,6 +92,7 @@ def poisson_nll(
 
 
 def _poisson_terms(full: bool, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    y = _countable(y)
     none = y == 0
     if is_log:
         # exp overflows long before the bound, which keeps inf - inf away.
@@ -142,7 +149,8 @@ def negative_binomial_nll(
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
     Returns:
-      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a mean below 0.
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a target or
+      mean below 0.
 
     Raises:
       TypeError: predictions are not floating-point, or `where` is not boolean.
@@ -164,6 +172,7 @@ def negative_binomial_nll(
 def _negative_binomial_terms(
     full: bool, is_log: bool, x: Array, y: Array, dispersion: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
+    y = _countable(y)
     # With a = dispersion * mean, from a below 1 and from 1 / a above: neither overflows.
     log_mean = x if is_log else jnp.log(x)
     log_a = jnp.where(dispersion == 0, -jnp.inf, log_mean + jnp.log(dispersion))
@@ -245,7 +254,8 @@ def gamma_nll(
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
     Returns:
-      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a mean below 0.
+      The shape of the predictions, or a scalar; at least float32. It may be negative. NaN for a target or
+      mean below 0.
 
     Raises:
       TypeError: predictions are not floating-point, or `where` is not boolean.
@@ -264,6 +274,7 @@ def gamma_nll(
 
 @_links
 def _gamma(is_log: bool, x: Array, y: Array, k: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    y = _countable(y)
     d = _log_ratio(is_log, x, y)
     log_mean, log_y = (x if is_log else jnp.log(x)), jnp.log(y)
     ratio = y * jnp.exp(-x) if is_log else y / x
@@ -336,6 +347,7 @@ def tweedie_deviance(
 def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     # With d = log(y / mean): mean^(2 - p) times a divided difference of exp at 0, d and (2 - p) d, times 2 d^2. Near
     # d = 0 that is a power series; elsewhere integrals from 0 to d of exp((1 - p) t) and exp((2 - p) t).
+    y = _countable(y)
     exact = x if is_log else jnp.log(x)
     log_mean = jnp.clip(exact, -1e30, 1e30)  # no infinity, which would meet another one or 0
     none = y == 0
@@ -351,7 +363,7 @@ def _tweedie(p: float, is_log: bool, x: Array, y: Array) -> tuple[Array, tuple[A
     of_zero = jnp.exp((2 - p) * log_mean) / (2 - p) if p < 2 else jnp.full_like(x, jnp.inf)
     losses = 2 * jnp.where(none, of_zero, jnp.where(near, close, far))
     lost = (exact == -jnp.inf) & ~none | (exact == jnp.inf) & (p <= 2)
-    losses = jnp.where(y < 0, jnp.nan, jnp.where(lost, jnp.inf, losses))
+    losses = jnp.where(lost, jnp.inf, losses)
 
     if is_log:
         steep = d > 1

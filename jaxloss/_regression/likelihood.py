@@ -241,7 +241,7 @@ def gaussian_crps(
       reduction: `"none"`, `"mean"` or `"sum"`; see `jaxloss.reduce`.
 
     Returns:
-      The shape of the predictions, or a scalar; at least float32.
+      The shape of the predictions, or a scalar; at least float32. NaN for a scale below 0.
 
     Raises:
       TypeError: predictions are not floating-point, or `where` is not boolean.
@@ -260,6 +260,7 @@ def gaussian_crps(
 @with_slopes
 def _crps(x: Array, y: Array, scale: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     error = x - y
+    scale = jnp.where(scale < 0, jnp.nan, scale)  # with it as it is, the lower the better
     z = stable.opaque(_over(error, scale))
     slope = erf(z * math.sqrt(0.5))
     to_scale = jnp.exp(-jnp.square(z) / 2) * math.sqrt(2 / math.pi) - 1 / math.sqrt(math.pi)

@@ -139,7 +139,8 @@ def robust_loss(
       predictions: $\hat y$, any shape.
       targets: $y$, broadcast to the shape of the predictions; `None` for zeros.
       alpha: $\alpha \le 2$, a number or broadcast likewise; `-inf` is allowed. The derivative in it is right on all of
-        the range, and grows without bound towards 2, where it is `inf`: keep a learned shape below.
+        the range, and grows without bound towards 2, where it is `inf`: keep a learned shape below. Above 2 the loss is
+        NaN.
       scale: $c > 0$, in units of the predictions, a number or broadcast likewise.
       where: elements to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses, broadcast likewise.
@@ -172,7 +173,7 @@ def _robust(x: Array, y: Array, alpha: Array, scale: Array) -> tuple[Array, tupl
     given, highest = (x - y) / scale, jnp.finfo(x.dtype).max
     error = jnp.clip(given, -highest, highest)
     size = jnp.abs(error)
-    alpha = jnp.maximum(alpha, -1e20)
+    alpha = jnp.where(alpha > 2, jnp.nan, jnp.maximum(alpha, -1e20))
     b = 2 - alpha
     root = jnp.sqrt(jnp.maximum(b, jnp.finfo(x.dtype).tiny))
     u, k = _logarithms(size, b, root)

@@ -71,7 +71,7 @@ def dice_loss(
       ValueError: a shape does not fit the predictions, or an option is out of its range.
 
     Reference: Milletari, Navab, Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image
-    Segmentation" (2016).
+    Segmentation" (2016), which has the sums of squares in the denominator.
 
     >>> import jax
     >>> logits = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
@@ -126,7 +126,7 @@ def binary_dice_loss(
       ValueError: a shape does not fit the predictions, or `smooth` is negative.
 
     Reference: Milletari, Navab, Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image
-    Segmentation" (2016).
+    Segmentation" (2016), which has the sums of squares in the denominator.
 
     >>> print(binary_dice_loss(jnp.array([[50.0, -50.0]]), jnp.array([[1, 1]]), smooth=0.0))
     [0.33333334]
