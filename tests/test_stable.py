@@ -39,7 +39,7 @@ SHAPES = [  # one class, a slice for each class, whole blocks, a ragged last sli
 def form(request, monkeypatch):
     traced_in(("rows", request.param))
     if request.param == "lanes":
-        monkeypatch.setattr(rows, "one_cpu", lambda: True)
+        monkeypatch.setattr(rows, "is_whole", lambda x: True)
         monkeypatch.setattr(rows, "may_slice", lambda x: True)
         monkeypatch.setattr(lanes, "may_slice", lambda x: True)
         monkeypatch.setattr(lanes, "_WORTH_IT", 0)

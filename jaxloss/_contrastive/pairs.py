@@ -10,6 +10,7 @@ from jaxloss._contrastive.signs import nan_unless, signs, valid
 from jaxloss._contrastive.vectors import Rows
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
+from jaxloss._core.devices import alike
 from jaxloss._core.directions import cosines
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 
@@ -116,6 +117,7 @@ def cosine_embedding_loss(
     rows = Rows(fn, axis, where, anchors=anchors, others=others)
     sign = jnp.broadcast_to(rows.option("labels", signs(fn, labels, rows.where)), rows.shape)
     cosine, gap, *_ = cosines(rows.axes, *rows.vectors, rows.keep)
+    cosine, gap, sign = alike(cosine, gap, sign)
     excess = cosine - rows.option("margin", margin)
     losses = jnp.where(sign > 0, gap, stable.positive_part(excess))
     return rows.reduce(losses * nan_unless(valid(sign), losses), weights, reduction)

@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import alike
 from jaxloss._core.directions import summed
 from jaxloss._core.precision import compute_dtype, cotangent, promote
 from jaxloss._core.reduction import fill, reduce
@@ -34,7 +35,7 @@ class Rows:
         self.fn, self.axes = fn, checks.axes(fn, axis, x.ndim)
         self.shape = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
         others = [checks.align(fn, arg, checks.floating(fn, arg, v), x.shape, first) for arg, v in others]
-        self.vectors, self.dtype = [x, *others], compute_dtype(x, *others)
+        self.vectors, self.dtype = alike(x, *others), compute_dtype(x, *others)
         self.where = self.keep = None
         if where is not None:
             self.where = checks.mask(fn, "where", where)
@@ -51,12 +52,12 @@ class Rows:
         """(sum |x - y|^p + eps)^(1/p) for pairs of the vectors. The derivative by coordinates that agree is 0."""
         p, eps = (jnp.asarray(v).astype(self.dtype) for v in (degree, eps))
         known = _Known(self.axes, pairs, degree if checks.static_number(degree) else None)
-        return _measures(known, tuple(self.vectors), self.keep, p, eps).distances
+        return _measures(known, self.vectors, self.keep, p, eps).distances
 
     def distance_and_half_square(self) -> tuple[Array, Array]:
         """Of the first two vectors; half of the square has all its derivatives at 0."""
         zero = jnp.zeros((), self.dtype)
-        found = _measures(_Known(self.axes, ((0, 1),), 2, True), tuple(self.vectors), self.keep, zero, zero)
+        found = _measures(_Known(self.axes, ((0, 1),), 2, True), self.vectors, self.keep, zero, zero)
         return found.distances[0], found.half_squares[0]
 
     def reduce(self, losses: Array, weights: Any, reduction: str) -> Array:

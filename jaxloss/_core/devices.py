@@ -19,9 +19,15 @@ def is_known(x: Any) -> bool:
     return all(isinstance(n, int) for n in x.shape)
 
 
+def is_whole(x: Any) -> bool:
+    """Is there one CPU, and no mesh to divide x either? A program may be lowered here for the devices of another host."""
+    meshes = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
+    return one_cpu() and all(mesh.empty or mesh.size == 1 for mesh in meshes)
+
+
 def may_slice(x: Any) -> bool:
     """Do slices cost no communication, and is it known how many are worth it?"""
-    return one_cpu() and is_known(x)
+    return is_whole(x) and is_known(x)
 
 
 @functools.cache
@@ -42,7 +48,11 @@ def products_in_float32() -> bool:
 
 def is_explicit(x: Any) -> bool:
     """Does the type of an array say how it is divided between devices?"""
-    mesh = jax.typeof(x).sharding.mesh
+    return _says_how(jax.typeof(x))
+
+
+def _says_how(aval: Any) -> bool:
+    mesh = aval.sharding.mesh
     return not mesh.empty and bool(mesh.explicit_axes)
 
 
@@ -54,6 +64,26 @@ def undivided(x: Any) -> Any:
 def divided_like(x: Any, other: Any) -> Any:
     """`x` in the same pieces on the same devices, where the type of `other` says how that is divided."""
     return jax.sharding.reshard(x, jax.typeof(other).sharding.spec) if is_explicit(other) else x
+
+
+def alike(*arrays: Any) -> tuple[Any, ...]:
+    """Arrays that broadcast to one shape, in the same pieces on the same devices, where their types say how they are
+    divided: what is whole in one is divided as in another. JAX does so for sums and products, but raises for a select.
+    Single numbers and `None` are as they were."""
+    full = [a for a in arrays if a is not None and a.ndim > 0]
+    if not any(map(is_explicit, full)):
+        return arrays
+    common: list[Any] = []
+    for names in zip(*(jax.typeof(a).sharding.spec for a in full), strict=True):
+        common.append(next((name for name in names if name is not None and name not in common), None))
+
+    def divided(a: Any) -> Any:
+        if a is None or a.ndim == 0:
+            return a
+        names = (None if n == 1 else name for n, name in zip(a.shape, common, strict=True))
+        return jax.sharding.reshard(a, jax.sharding.PartitionSpec(*names))
+
+    return tuple(map(divided, arrays))
 
 
 def varying(aval: Any) -> frozenset[str]:
@@ -78,7 +108,7 @@ def vary_like(x: Any, *others: Any) -> Any:
 
 
 def over_same_devices(ct: Any, aval: Any) -> Any:
-    """The cotangent of a replicated input is the sum over the devices that used it.
+    """The cotangent of a replicated input is the sum over the devices that used it, and is replicated.
 
     `jax.custom_vjp` raises there and asks for the psum; it is the only right answer, so it is given.
     """
@@ -87,6 +117,8 @@ def over_same_devices(ct: Any, aval: Any) -> Any:
         ct = jax.lax.psum(ct, tuple(sorted(got - want)))
     if want - got:
         ct = vary(ct, tuple(sorted(want - got)))
+    if _says_how(aval) and jax.typeof(ct).sharding != aval.sharding:
+        ct = jax.sharding.reshard(ct, aval.sharding.spec)
     return ct
 
 

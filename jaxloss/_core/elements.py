@@ -34,6 +34,7 @@ from jax import Array
 
 from jaxloss._core import checks
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import alike
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce_elements
 from jaxloss._core.tracing import traced_once
@@ -108,7 +109,7 @@ def elementwise(
             array = given.get(arg, x).astype(dtype)
             return fill(where, jnp.broadcast_to(array, x.shape), 1.0) if array.ndim == x.ndim else array
 
-        return rule(*map(ready, operands))
+        return rule(*alike(*map(ready, operands)))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
     return reduce_elements(losses, (x, given, where), arithmetic=arithmetic, light=light, **common)

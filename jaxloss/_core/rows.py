@@ -40,7 +40,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core.blocks import read_again
-from jaxloss._core.devices import may_slice, one_cpu
+from jaxloss._core.devices import is_whole, may_slice
 from jaxloss._core.exponentials import exp_minus, row_exp, scaled_exp
 from jaxloss._core.lanes import (
     Terms,
@@ -228,7 +228,7 @@ def is_label(z: Array, label: Array, axis: int) -> Array:
 
 
 def pick(z: Array, label: Array, axis: int) -> Array:
-    if one_cpu():
+    if is_whole(z):
         label = jnp.clip(jnp.expand_dims(label, axis), 0, z.shape[axis] - 1)
         return jnp.squeeze(jnp.take_along_axis(z, label, axis, mode="promise_in_bounds"), axis)
     return jnp.sum(jnp.where(is_label(z, label, axis), z, 0), axis)

@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core import stable
+from jaxloss._core.devices import alike
 from jaxloss._core.remat import as_one
 from jaxloss._core.search import from_left
 
@@ -259,6 +260,7 @@ def bregman(y: Array, p: Array, q: Array, t: float) -> Array:
 
     For y > 0 it is y^a B(1 - p/y) with B(r) the integral of v (1-v)^(a-2) from 0 to r: no two terms cancel.
     """
+    y, p, q = alike(y, p, q)
     a = 2 - t
     some = y > 0
     whole = jnp.where(some, y, 1)

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxloss._core import checks
+from jaxloss._core.devices import alike
 from jaxloss._core.reduction import reduce
 from jaxloss._core.row_masks import class_axes, masks
 from jaxloss._core.typing import Array, Axis
@@ -31,6 +32,7 @@ def over_classes(
     """
     x = checks.floating(fn, *prediction)
     y = checks.broadcast(fn, target[0], checks.number(fn, *target), x.shape, prediction[0])
+    x, y = alike(x, y)
     axes = class_axes(fn, axis, x.ndim)
     keep, rows = masks(fn, where, x.shape, axes, prediction[0])
     keep = None if keep is None else _merge(keep, axes)

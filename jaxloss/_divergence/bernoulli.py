@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import alike
 from jaxloss._core.pair import RULED_OUT, infinite_score
 from jaxloss._core.precision import compute_dtype, cotangent, promote, upcast
 from jaxloss._core.reduction import fill, reduce_elements
@@ -66,7 +67,7 @@ def sigmoid_kl_divergence(
         def given(value: Array) -> Array:  # in float32, as XLA:CPU does not fuse a select of half precision
             return fill(where, jnp.broadcast_to(upcast(value), x.shape))
 
-        return _sigmoid_kl(given(x), given(y), t)
+        return _sigmoid_kl(*alike(given(x), given(y)), t)
 
     return reduce_elements(rule, (x, y, t, where), where=where, weights=weights, reduction=reduction, fn=fn)
 

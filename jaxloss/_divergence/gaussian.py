@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxloss._core import blocks, checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import alike
 from jaxloss._core.precision import cotangent, promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.row_masks import class_axes, masks
@@ -70,7 +71,7 @@ def gaussian_kl(
 
     def divergence(mean: Array, *others: Array | None) -> Array:
         full = (None if x is None else jnp.broadcast_to(x, mean.shape) for x in others)
-        return blocks.add_up(_gaussian_kl(mean, *full), axes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return blocks.add_up(_gaussian_kl(*alike(mean, *full)), axes)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     others = [("log_variance", log_variance), ("prior_mean", prior_mean), ("prior_log_variance", prior_log_variance)]
     losses = blocks.per_row(divergence, (mean, *(given(*other) for other in others), keep), axes)

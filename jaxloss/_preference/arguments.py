@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
+from jaxloss._core.devices import alike, divided_like
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array
@@ -32,7 +33,7 @@ def elementwise(
     where = keep(fn, where, shape, next(iter(arguments)))
 
     def losses(arrays: list[Array], where: Array | None) -> Array:
-        return formula(*(fill(where, jnp.broadcast_to(x, shape), filler) for x in promote(*arrays)))
+        return formula(*alike(*(fill(where, jnp.broadcast_to(x, shape), filler) for x in promote(*arrays))))
 
     # What is kept for the backward pass are the arguments as they came, not broadcast, filled or converted.
     values = jax.checkpoint(losses, prevent_cse=False)(list(arrays.values()), where)
@@ -58,7 +59,7 @@ def option(fn: str, arg: str, value: Any, like: Array) -> Array:
     if checks.static_number(value):
         return jnp.asarray(value, like.dtype)
     value = checks.number(fn, arg, value).astype(like.dtype)
-    return value if value.ndim == 0 else checks.broadcast(fn, arg, value, like.shape, "losses")
+    return value if value.ndim == 0 else divided_like(checks.broadcast(fn, arg, value, like.shape, "losses"), like)
 
 
 def off(value: Any) -> bool:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
+from jaxloss._core.devices import alike
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
@@ -103,7 +104,7 @@ def policy_gradient_loss(
     by_token = isinstance(normalizer, str) and normalizer == "token"
 
     def losses(arrays: dict[str, Array], where: Array | None) -> Array:
-        full = (fill(where, jnp.broadcast_to(x, shape)) for x in promote(*arrays.values()))
+        full = alike(*(fill(where, jnp.broadcast_to(x, shape)) for x in promote(*arrays.values())))
         given = dict(zip(arrays, full, strict=True))
         x, a = given["log_probs"], given["advantages"]
         share = _share(where, x)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.api import loss
+from jaxloss._core.devices import divided_like
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
 from jaxloss._preference.arguments import elementwise, option, product
 
@@ -81,7 +82,7 @@ def kto_loss(
                 ("kl", baseline),
             )
         )
-        is_good = checks.broadcast(fn, "desirable", good, log_prob.shape, "log_probs")
+        is_good = divided_like(checks.broadcast(fn, "desirable", good, log_prob.shape, "log_probs"), log_prob)
         gain = product(b, (log_prob - reference) - jnp.maximum(z, 0))
         return jnp.where(is_good, desired, undesired) * _sigmoid(jnp.where(is_good, -gain, gain))
 

@@ -18,6 +18,7 @@ from jax import lax
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
+from jaxloss._core.devices import alike
 from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.row_masks import masks
@@ -231,7 +232,7 @@ def _extension(errors: Array, truth: Array, keep: Array | None, axes: tuple[int,
 def _slopes(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ...]) -> Array:
     """Of the extension, by the errors: NaN for all that are kept where one is NaN, as the extension is."""
     found = _sorted(errors, truth, keep, axes)
-    steps = lax.sort((found.place, found.steps), dimension=-1, num_keys=1)[1]
+    steps = lax.sort(alike(found.place, found.steps), dimension=-1, num_keys=1)[1]
     shape = jnp.moveaxis(errors, axes, _ends(axes)).shape
     steps = jnp.moveaxis(steps.reshape(shape), _ends(axes), axes)
     undefined = jnp.any(jnp.isnan(errors), axes, keepdims=True)
@@ -256,7 +257,7 @@ def _sorted(errors: Array, truth: Array, keep: Array | None, axes: tuple[int, ..
     high = lax.stop_gradient(flat(errors))
     dropped = jnp.zeros(high.shape, jnp.int32) if keep is None else (~flat(keep)).astype(jnp.int32)
     place = lax.broadcasted_iota(jnp.int32, high.shape, high.ndim - 1)
-    operands = dropped, -high, flat(truth).astype(jnp.int32), place
+    operands = alike(dropped, -high, flat(truth).astype(jnp.int32), place)
     dropped, low, missed, place = lax.sort(operands, dimension=-1, num_keys=2)
     missed = missed * (1 - dropped)
     there = jnp.sum(missed, -1, keepdims=True, dtype=jnp.int32)

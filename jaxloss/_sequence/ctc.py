@@ -31,7 +31,7 @@ from jaxloss._core.alarm import alarm
 from jaxloss._core.api import loss
 from jaxloss._core.autodiff import custom_vjp
 from jaxloss._core.class_rows import known_classes
-from jaxloss._core.devices import one_cpu
+from jaxloss._core.devices import is_whole
 from jaxloss._core.precision import cotangent, upcast
 from jaxloss._core.reduction import reduce
 from jaxloss._core.remat import as_one
@@ -285,7 +285,7 @@ def _total(batch: _Arrays, stats: stable.RowStats, log_likelihood: Array) -> Arr
 def _frames(blank: int, batch: _Arrays, stats: stable.RowStats) -> Frames:
     """Scores relative to the largest logit: the alignment of a confident example is a product of ones."""
     y = jnp.pad(batch.labels, ((0, 0), (1, 0)), constant_values=blank)
-    if one_cpu():
+    if is_whole(batch.logits):
         picked = jnp.take_along_axis(batch.logits, y[:, None], 2, mode="promise_in_bounds")
         scores = _below(_scores((picked, batch.keep[..., None])), stats.max).transpose(1, 2, 0)
     else:
