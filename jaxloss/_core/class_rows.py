@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxloss._core import checks, stable
 from jaxloss._core.alarm import alarm
-from jaxloss._core.devices import require_tracked_axis
+from jaxloss._core.devices import divided_as_rows, require_tracked_axis
 from jaxloss._core.precision import compute_dtype
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.softmax import Scores, Wanted, lookup, row_statistics
@@ -65,7 +65,7 @@ class Rows:
         if ignore_index is not None:
             kept = ~checks.is_index(self.fn, y, ignore_index)
             self.keep = kept if self.keep is None else self.keep & kept
-        y = fill(self.keep, y, 0)
+        y = divided_as_rows(fill(self.keep, y, 0), self.logits, self.axis)
         return known_classes(self.fn, y, self.total_classes)
 
     def target(self, labels: Any, ignore_index: int | None) -> Array:
@@ -92,7 +92,7 @@ class Rows:
         return t if self.keep is None else fill(jnp.expand_dims(self.keep, self.axis), t)
 
     def _has_classes(self, t: Array) -> bool:
-        """Integers of other dimensions, or with one for all classes, are indices, even if their shape would broadcast."""
+        """Integers of other dimensions, or one for all classes, are indices, even if their shape would broadcast."""
         fits = t.ndim == len(self.shape) and checks.broadcastable(t.shape, self.shape)
         return fits and tuple(t.shape[a] for a in self.axes) == self.class_shape
 

@@ -20,7 +20,7 @@ def is_known(x: Any) -> bool:
 
 
 def is_whole(x: Any) -> bool:
-    """Is there one CPU, and no mesh to divide x either? A program may be lowered here for the devices of another host."""
+    """Is there one CPU, and no mesh to divide x? A program may be lowered here for the devices of another host."""
     meshes = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
     return one_cpu() and all(mesh.empty or mesh.size == 1 for mesh in meshes)
 
@@ -64,6 +64,15 @@ def undivided(x: Any) -> Any:
 def divided_like(x: Any, other: Any) -> Any:
     """`x` in the same pieces on the same devices, where the type of `other` says how that is divided."""
     return jax.sharding.reshard(x, jax.typeof(other).sharding.spec) if is_explicit(other) else x
+
+
+def divided_as_rows(x: Any, other: Any, axis: int) -> Any:
+    """`x`, one entry for each row of `other`, in the pieces of the rows."""
+    if not is_explicit(other):
+        return x
+    names = list(jax.typeof(other).sharding.spec)
+    del names[axis]
+    return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*names))
 
 
 def alike(*arrays: Any) -> tuple[Any, ...]:

@@ -97,8 +97,8 @@ def lovasz_softmax_loss(
 def _errors(activation: Activation, x: Array, t: Array, keep: Array | None) -> tuple[Array, Array, Evaluated]:
     found = evaluate(activation, x, keep, softmax_stats(activation, x, keep))
     weights = fill(keep, as_weights(t, found.p))
-    truth = weights > 0.5
-    return jnp.where(truth, found.q, found.p) + 0 * weights, truth, found  # NaN for an index that is no class
+    truth, wrong, right = alike(weights > 0.5, found.p, found.q)
+    return jnp.where(truth, right, wrong) + 0 * weights, truth, found  # NaN for an index that is no class
 
 
 @functools.partial(custom_vjp, nondiff_argnums=(0, 1))
@@ -188,7 +188,8 @@ def _sides(y: Array, keep: Array | None) -> Array:
 
 def _hinges(x: Array, sides: Array, keep: Array | None) -> tuple[Array, Array]:
     """And which pixels are foreground. A pixel on neither side makes its hinge NaN."""
-    x, truth = fill(keep, upcast(x)), sides == 1
+    x, sides = alike(fill(keep, upcast(x)), sides)
+    truth = sides == 1
     hinges = 1 - jnp.where(truth, x, -x)
     return jnp.where(sides < 0, jnp.nan, stable.positive_part(hinges)), truth
 

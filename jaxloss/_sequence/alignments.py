@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxloss._core import scaled
-from jaxloss._core.devices import divided_like, is_known, vary_like
+from jaxloss._core.devices import divided_as_rows, is_known, vary_like
 from jaxloss._core.scaled import NEVER, ZERO, Number, aligned, normal
 
 
@@ -90,7 +90,7 @@ def _start(frames: Frames) -> State:
     first = np.arange(rows)[:, None] == 0
     values = first, np.where(first, 0, ZERO), np.zeros(first.shape), np.full(first.shape, ZERO)
     full = (jnp.broadcast_to(jnp.asarray(v, frames.scores.dtype), (rows, examples)) for v in values)
-    mb, eb, ml, el = (divided_like(vary_like(v, *frames), jnp.sum(frames.scores, 0)) for v in full)
+    mb, eb, ml, el = (divided_as_rows(vary_like(v, *frames), frames.scores, 0) for v in full)
     return State((mb, eb), (ml, el))
 
 
