@@ -1,4 +1,4 @@
-"""Batches on explicit mesh axes, which the types of arrays carry: what else a loss is given may be whole on each device.
+"""Batches on explicit mesh axes, which the types of arrays carry. What else a loss is given may be whole.
 
 JAX divides what is whole for sums and products, but raises for a select, and for a cotangent of another type.
 """
