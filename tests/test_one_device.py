@@ -12,7 +12,9 @@ import numpy as np
 import one_device
 import pytest
 import scipy.special
-from registry import ALIASES, BY_NAME, CASES, value_and_gradient
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from registry import ALIASES, BUILT_APART, BY_NAME, CASES, value_and_gradient
 
 import jaxloss
 
@@ -79,6 +81,52 @@ def errors_in_float64(names):
             want = np.asarray(case.reference(x, *others))
             found[case.name] = float(np.max(np.abs(losses - want)) / np.max(np.abs(want)))
     return found
+
+
+def leaking(names):
+    """Whose gradient of the mean leaves a tracer behind, in a function that JAX keeps."""
+    found = {}
+    for case in map(BY_NAME.get, names):
+        args = [jnp.asarray(a) for a in case.arguments()]
+        moving = tuple(i for i, a in enumerate(args) if jnp.issubdtype(a.dtype, jnp.floating))
+        try:
+            with jax.checking_leaks():
+                jax.grad(functools.partial(_mean, case.fn), moving)(*args)
+        except Exception as error:
+            found[case.name] = str(error)[-200:]
+    return found
+
+
+def test_no_tracer_is_kept(pytestconfig):
+    names = NAMES if pytestconfig.getoption("--long") else sorted({*BUILT_APART, "multilabel_soft_margin_loss"})
+    code = f"import json, test_one_device\nprint(json.dumps(test_one_device.leaking({names})))"
+    assert json.loads(one_device.output_of(code)) == {}
+
+
+def lowered(kind):
+    """For eight GPUs of another host, whose axes divide examples and classes."""
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType[kind],) * 2)
+    names = "softmax_cross_entropy_with_integer_labels", "multiclass_hinge_loss", "softmax_cross_entropy", "huber_loss"
+    found = {}
+    for name in names:
+
+        def shaped(x, spec):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+        logits = shaped(np.zeros((512, 1024), np.float32), P("data", "model"))
+        hard = name == "multiclass_hinge_loss" or "integer" in name
+        target = shaped(np.zeros(512, np.int32), P("data")) if hard else logits
+        with jax.sharding.use_abstract_mesh(mesh):
+            program = jax.jit(jax.value_and_grad(functools.partial(_mean, getattr(jaxloss, name))))
+            text = program.trace(logits, target).lower(lowering_platforms=("cuda",)).as_text()
+        found[name] = [op for op in ("gather", "dynamic_slice", "while") if f"stablehlo.{op}" in text]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_program_for_another_host_is_not_sliced(kind):
+    code = f"import json, test_one_device\nprint(json.dumps(test_one_device.lowered({kind!r})))"
+    assert not any(json.loads(one_device.output_of(code)).values())
 
 
 def test_float64():

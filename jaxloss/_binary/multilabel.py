@@ -61,7 +61,7 @@ def multilabel_soft_margin_loss(
     smoothing = checks.in_range(fn, "label_smoothing", label_smoothing, 0, 1)
     rows = Rows(fn, "logits", logits, axis, where)
     y, keep = rows.small_targets(labels), rows.keep_of_entries()
-    dtype = compute_dtype(rows.logits, y)
+    axis, dtype = rows.axis, compute_dtype(rows.logits, y)  # what `of_row` closes over outlives the call
 
     def of_classes(arg: str, given: ArrayLike | None) -> Array | None:
         c = rows.class_weights(given, arg)
@@ -71,9 +71,9 @@ def multilabel_soft_margin_loss(
         x, y = (fill(keep, jnp.broadcast_to(v.astype(dtype), x.shape)) for v in (x, y))
         p = None if p is None else jnp.broadcast_to(p.astype(dtype), x.shape)
         losses = fill(keep, cross_entropy(x, y, p, s))
-        return blocks.add_up(losses if c is None else c.astype(dtype) * losses, rows.axis)
+        return blocks.add_up(losses if c is None else c.astype(dtype) * losses, axis)
 
     c, p = of_classes("class_weights", class_weights), of_classes("pos_weight", pos_weight)
     operands = (rows.logits, y, keep, c, p, checks.scalar(fn, "label_smoothing", smoothing).astype(dtype))
-    losses = blocks.per_row(of_row, operands, rows.axis) / rows.kept_classes(dtype)
+    losses = blocks.per_row(of_row, operands, axis) / rows.kept_classes(dtype)
     return rows.total(losses, weights, reduction)

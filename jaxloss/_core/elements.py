@@ -101,6 +101,8 @@ def elementwise(
     if where is not None:
         where = checks.align(fn, "where", checks.mask(fn, "where", where), x.shape, first)
 
+    names = tuple(operands)  # what `losses` closes over outlives the call
+
     def losses(x: Array, given: dict[str, Array], where: Array | None) -> Array:
         def ready(arg: str) -> Array | None:
             if arg in numbers:
@@ -109,7 +111,7 @@ def elementwise(
             array = given.get(arg, x).astype(dtype)
             return fill(where, jnp.broadcast_to(array, x.shape), 1.0) if array.ndim == x.ndim else array
 
-        return rule(*alike(*map(ready, operands)))
+        return rule(*alike(*map(ready, names)))
 
     common: dict[str, Any] = {"where": where, "weights": weights, "reduction": reduction, "fn": fn}
     return reduce_elements(losses, (x, given, where), arithmetic=arithmetic, light=light, **common)

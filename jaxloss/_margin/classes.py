@@ -207,10 +207,10 @@ def _ahead_bwd(margin: float, residuals: Any, g: Array) -> tuple[Array | None, N
     # Why a rule: autodiff finds the maximum again for each class, and keeps an array of who has it.
     x, y, mask, worst, short = residuals
     s = scores_of(Scores(x, mask), -1)
-    label = stable.is_label(s, y, -1)
+    label, dtype = stable.is_label(s, y, -1), s.dtype
     tied = (s == worst[..., None]) & ~label
-    others = stable.row_sum(tied, -1, lambda tied: tied.astype(s.dtype))
-    count = jnp.maximum(others + (short == 0).astype(s.dtype), 1)
+    others = stable.row_sum(tied, -1, lambda tied: tied.astype(dtype))
+    count = jnp.maximum(others + (short == 0).astype(dtype), 1)
     share = jnp.where(short >= 0, 1, jnp.where(short < 0, 0, short)) / count
     slope = jnp.where(tied | jnp.isnan(short)[..., None], share[..., None], 0)
     slope = g[..., None] * jnp.where(label, -(share * others)[..., None], slope)
