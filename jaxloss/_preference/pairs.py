@@ -56,7 +56,8 @@ def dpo_loss(
     Args:
       chosen_log_probs: $\log\pi(y_w)$, any shape; one pair each.
       rejected_log_probs: $\log\pi(y_l)$, broadcast to the shape of the chosen ones.
-      reference_chosen_log_probs: $\log\pi_0(y_w)$, broadcast likewise; `None` for both: no reference model.
+      reference_chosen_log_probs: $\log\pi_0(y_w)$, broadcast likewise; `None` for both: no reference model. They have a
+        gradient: what is computed from the parameters that are trained goes through `jax.lax.stop_gradient`.
       reference_rejected_log_probs: $\log\pi_0(y_l)$, broadcast likewise.
       beta: $\beta > 0$; the larger, the closer to the reference. Like the other numbers, one or broadcast likewise.
       loss_type: one of the above.

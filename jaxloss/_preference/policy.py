@@ -63,13 +63,16 @@ def policy_gradient_loss(
     Args:
       log_probs: $\log\pi$ of the sampled tokens, `[*batch, time]`.
       old_log_probs: $\log\pi_{old}$ of the same tokens, broadcast to that shape; `None` where they were sampled from
-        the present policy: then $\rho = 1$, with the gradient of REINFORCE.
-      advantages: $A$, one for each sequence, `[*batch]`, or broadcast to the shape of the log-probs.
-      reference_log_probs: $\log\pi_0$, broadcast likewise; needed for `kl_weight`.
+        the present policy: then $\rho = 1$, with the gradient of REINFORCE. It has a gradient of its own: what is
+        computed from the parameters that are trained goes through `jax.lax.stop_gradient`, or the two cancel.
+      advantages: $A$, one for each sequence, `[*batch]`, or broadcast to the shape of the log-probs. A correction for a
+        sampler that is not quite $\pi_{old}$ is a factor of them: as `weights` it would divide the mean, too.
+      reference_log_probs: $\log\pi_0$, broadcast likewise; needed for `kl_weight`. It has a gradient, too.
       clip_low: $c_-$ in [0, 1]; 1 for no bound. Like the other numbers, one or broadcast likewise.
       clip_high: $c_+ \ge 0$; `inf` for no bound. DAPO takes 0.28.
       kl_weight: $\beta$, at least 0.
-      importance: `"token"` for a ratio of each token, `"sequence"` for one of the tokens that are kept of a sequence.
+      importance: `"token"` for a ratio of each token, `"sequence"` for one of the tokens that are kept of a sequence,
+        through which all of its advantages, if they differ, move all of its tokens alike.
       normalizer: `"token"`; `"sequence"`, which divides each loss by the number of tokens kept of its sequence; or a
         number $L$, such as the longest response allowed, which divides all of them.
       where: tokens to keep, broadcast to the shape of the log-probs. What is dropped adds 0 to value and gradient, even
