@@ -67,7 +67,8 @@ def sigmoid_kl_divergence(
         def given(value: Array) -> Array:  # in float32, as XLA:CPU does not fuse a select of half precision
             return fill(where, jnp.broadcast_to(upcast(value), x.shape))
 
-        return _sigmoid_kl(*alike(given(x), given(y)), t)
+        p, q = alike(given(x), given(y))
+        return _sigmoid_kl(p, q, t)
 
     return reduce_elements(rule, (x, y, t, where), where=where, weights=weights, reduction=reduction, fn=fn)
 
