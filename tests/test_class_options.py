@@ -156,6 +156,14 @@ def test_the_weight_of_a_class_that_is_ruled_out(dropped):
     assert run(jnp.array([[0.2, 0.4, 0.4]]))[0] == INF
 
 
+def test_smooth_labels():
+    t, where = np.array([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0]]), np.array([[True, True, True, False], [True] * 4])
+    np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2), 0.8 * t + 0.2 / 4, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2, axis=None), 0.8 * t + 0.2 / 8, rtol=1e-6)
+    want = where * (0.8 * t + 0.2 / np.array([[3], [4]]))
+    np.testing.assert_allclose(jaxloss.smooth_labels(np.where(where, t, NAN), 0.2, where=where), want, rtol=1e-6)
+
+
 def test_smooth_labels_checks_alpha():
     with pytest.raises(ValueError, match=r"smooth_labels: alpha must be in \[0, 1\], got 2.0"):
         jaxloss.smooth_labels(jnp.eye(3), 2.0)
