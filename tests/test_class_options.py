@@ -161,7 +161,7 @@ def test_smooth_labels():
     np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2), 0.8 * t + 0.2 / 4, rtol=1e-6)
     np.testing.assert_allclose(jaxloss.smooth_labels(t, 0.2, axis=None), 0.8 * t + 0.2 / 8, rtol=1e-6)
     want = where * (0.8 * t + 0.2 / np.array([[3], [4]]))
-    np.testing.assert_allclose(jaxloss.smooth_labels(np.where(where, t, NAN), 0.2, where=where), want, rtol=1e-6)
+    np.testing.assert_allclose(jaxloss.smooth_labels(np.where(where, t, np.nan), 0.2, where=where), want, rtol=1e-6)
 
 
 def test_smooth_labels_checks_alpha():
