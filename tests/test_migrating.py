@@ -1,8 +1,8 @@
 """Each row of each table of MIGRATING.md: what stands before gives the same as what stands after, with real libraries.
 
-Calls see the example variables of the document's first code block. Values are compared, and the gradient of their mean:
-with respect to every array that both sides name for optax, and to the predictions for PyTorch and Keras, which see the
-example variables as tensors in float64.
+Calls see the example variables of the document's code blocks, and the formulas of libraries that are not installed.
+Values are compared, and the gradient of their mean: with respect to every array that both sides name for optax and
+these formulas, and to the predictions for PyTorch and Keras, which see the example variables as tensors in float64.
 """
 
 import ast
@@ -28,6 +28,7 @@ GUIDE = pathlib.Path(__file__).parents[1] / "MIGRATING.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 HARD_LABELS = {"truth"}  # where optax loses part of the derivative: rows of its own say so
 DIFFERENCES = "Where jaxloss differs from optax on purpose"
+OTHERS = "From the losses of other libraries"
 
 
 class Row(typing.NamedTuple):
@@ -66,9 +67,9 @@ def marks(*sections: str):
 
 @functools.cache
 def examples() -> dict:
-    block = re.search(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     namespace: dict = {}
-    exec(compile(block[1], str(GUIDE), "exec"), namespace)
+    exec(compile("\n".join(blocks), str(GUIDE), "exec"), namespace)
     return namespace
 
 
@@ -156,6 +157,11 @@ def test_keras(row):
     compare(row, functools.partial(torch_derivatives, keras=keras), lambda *codes: shared_arrays(*codes)[:1])
 
 
+@marks(OTHERS)
+def test_other_libraries(row):
+    compare(row, derivatives, shared_arrays)
+
+
 def outcome(code: str, losses) -> str:
     try:
         return str(eval(code, {**examples(), "losses": losses}))
@@ -176,7 +182,7 @@ def test_differs_from_optax(row):
 
 def test_every_row_runs():
     sections = {r.section for r in ROWS}
-    assert sections == {"From optax", DIFFERENCES, "From PyTorch", "From Keras"}
+    assert sections == {"From optax", DIFFERENCES, "From PyTorch", "From Keras", OTHERS}
     assert len(ROWS) == len([x for x in TEXT.splitlines() if x.startswith("| `")])
 
 
