@@ -220,9 +220,8 @@ def cpo_loss(
       chosen_log_probs: $\log\pi(y_w)$, summed over the tokens, any shape; one pair each.
       rejected_log_probs: $\log\pi(y_l)$, broadcast to the shape of the chosen ones.
       beta: $\beta > 0$. Like the other numbers, one or broadcast likewise.
-      alpha: $\alpha \ge 0$, weight of the likelihood. 1 is the paper's, of the whole response;
-        `1 / number_of_tokens`, one for each pair, makes it a likelihood per token beside the preference of whole
-        responses, as in TRL.
+      alpha: $\alpha \ge 0$, weight of the likelihood. 1 is the paper's, of the whole response; the number of pairs over
+        that of all chosen tokens makes its mean one over tokens, as in TRL.
       label_smoothing: $\epsilon$ in [0, 1], the probability that the labels are wrong.
       where: pairs to keep, broadcast likewise. What is dropped adds 0 to value and gradient, even if NaN.
       weights: multiply the losses, broadcast likewise.
