@@ -79,7 +79,8 @@ def linear_cross_entropy(
       z_loss: weight of the squared log-normaliser.
       logit_softcap: $s$, to use $s\tanh(x/s)$ for $x$.
       temperature: $T$, to use $x/T$ for $x$ (before the softcap).
-      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`.
+      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`. In micro-batches, whose gradients
+        are added up: `"sum"`, over the number of tokens that are kept in all of them.
       axis_name: inside `jax.shard_map`, the mesh axes that split the vocabulary. Kernel, bias, `class_weights` and
         dense labels are those of this device's classes, integer labels count all of them, and every device of the axes
         has the same hidden states. Neither logits nor kernel are gathered.

@@ -73,7 +73,8 @@ def linear_distillation_loss(
         chunks of which nothing is kept are not computed.
       weights: multiply the divergences of the tokens, broadcast likewise.
       num_classes: V, if kernels have padding beyond it, as much as each of them likes.
-      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`.
+      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`. In micro-batches, whose gradients
+        are added up: `"sum"`, over the number of tokens that are kept in all of them.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand and their gradients; by default those of both kernels, at least 64
         MiB. Where XLA divides the program between devices there is one chunk, all of it divided.

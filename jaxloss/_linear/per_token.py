@@ -71,7 +71,8 @@ def linear_loss(
       where: tokens to keep, broadcast to `[*tokens]`. What is dropped adds 0 to value and gradient, even if NaN;
         `loss_fn` does not see it, and chunks of which nothing is kept are not computed.
       weights: multiply the losses of the tokens, broadcast likewise.
-      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`.
+      reduction: `"mean"`, `"sum"` or `"none"` over the tokens; see `jaxloss.reduce`. In micro-batches, whose gradients
+        are added up: `"sum"`, over the number of tokens that are kept in all of them.
       chunk_size: tokens in a chunk, instead of what the budget gives.
       memory_budget: bytes for the logits at hand and their gradient, beside what `loss_fn` needs; by default those of
         the kernel, at least 64 MiB. Where XLA divides the program between devices there is one chunk, itself divided.
