@@ -63,6 +63,7 @@ TARGETS: dict[str, list[str]] = {
     "_core/exponentials.py": [
         "tests/test_stable.py",
         "tests/test_label_rows.py",
+        "tests/test_other_backends.py",
         *DIGITS,
         "-k",
         "stable or label_rows or softmax_cross",

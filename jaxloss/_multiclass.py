@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
-from jaxloss._core.class_rows import Rows, is_zero
+from jaxloss._core.class_rows import Rows
 from jaxloss._core.precision import upcast
 from jaxloss._core.reduction import fill
 from jaxloss._core.softmax import Scores, Wanted, along, pick, row_statistics, scores, spread_weights
@@ -263,7 +263,7 @@ def nll_loss(
     def terms(given: Scores, y: Array, c: Array | None) -> tuple[Array, Array | None]:
         z = scores(given, rows.axis)
         cross = rows.of_label(c, -pick(rows.axis, rows.classes, z, y), y)
-        if is_zero(alpha):
+        if checks.is_zero(alpha):
             return cross, None
         return cross, stable.row_sum((given, along(c, z, rows.axis)), rows.axis, evenly, in_lanes=True)
 

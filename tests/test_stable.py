@@ -381,12 +381,3 @@ def test_log1mexp():
     assert relative_error(stable.log1mexp(x), want) < 1e-6
     assert stable.log1mexp(jnp.float32(0)) == -jnp.inf
     np.testing.assert_allclose(jax.grad(stable.log1mexp)(jnp.float32(2)), 1 / np.expm1(2.0), rtol=1e-6)
-
-
-def test_xlogy():
-    x, y = jnp.array([0.0, 0.0, 0.0, 2.0, 2.0]), jnp.array([0.0, 3.0, jnp.inf, 0.5, 0.0])
-    np.testing.assert_allclose(stable.xlogy(x, y), [0, 0, 0, 2 * np.log(0.5), -np.inf], rtol=1e-6)
-    by_x, by_y = jax.vmap(jax.grad(stable.xlogy, (0, 1)))(x, y)
-    lowest = np.finfo(np.float32).min
-    np.testing.assert_allclose(by_x, [lowest, np.log(3), np.inf, np.log(0.5), lowest], rtol=1e-6)
-    np.testing.assert_allclose(by_y, [0, 0, 0, 4, np.inf], rtol=1e-6)

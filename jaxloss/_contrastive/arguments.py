@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxloss._core import checks, stable
-from jaxloss._core.devices import require_tracked_axis, undivided
+from jaxloss._core.devices import gathered, require_tracked_axis
 from jaxloss._core.directions import dots, unit
 from jaxloss._core.precision import promote, upcast
 from jaxloss._core.reduction import fill, reduce
@@ -43,7 +43,7 @@ class Batch:
     def everyone(self, x: Array) -> Array:
         """In float32 at least, as cotangents are added up over the devices."""
         if self.over is None:
-            return undivided(x)
+            return gathered(x)
         return lax.all_gather(upcast(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, self.over, tiled=True)
 
     def everyone_kept(self) -> Array | None:

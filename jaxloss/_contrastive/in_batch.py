@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxloss._contrastive.arguments import Batch, positive_number, similarities
 from jaxloss._core import checks
 from jaxloss._core.api import loss
-from jaxloss._core.class_rows import is_zero
 from jaxloss._core.directions import dots, unit
 from jaxloss._core.precision import promote
 from jaxloss._core.softmax import Scores, Wanted, row_statistics
@@ -125,7 +124,7 @@ def n_pair_loss(
     fn = "n_pair_loss"
     batch = Batch(fn, where, axis_name, anchors=anchors, positives=positives)
     given = checks.scalar(fn, "l2_weight", checks.in_range(fn, "l2_weight", l2_weight, 0, jnp.inf))
-    losses = _in_batch(batch, jnp.ones(()), False, l2_weight=None if is_zero(l2_weight) else given)
+    losses = _in_batch(batch, jnp.ones(()), False, l2_weight=None if checks.is_zero(l2_weight) else given)
     return batch.reduce(losses, weights, reduction)
 
 

@@ -155,6 +155,11 @@ def static_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def is_zero(option: Any) -> bool:
+    """Is what this number multiplies known to be absent while tracing?"""
+    return static_number(option) and option == 0
+
+
 def static_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 

@@ -146,7 +146,7 @@ class Rows:
         alpha = self.per_row("label_smoothing", label_smoothing, 1)
         z = self.per_row("z_loss", z_loss, math.inf)
         c = self.class_weights(class_weights)
-        wanted = Wanted(self.axis, spread=not is_zero(alpha), lse=not is_zero(z), over=self.over)
+        wanted = Wanted(self.axis, spread=not checks.is_zero(alpha), lse=not checks.is_zero(z), over=self.over)
         cross, spread, lse = row_statistics(wanted, self.scores(logit_softcap, temperature), target, c)[:3]
         assert cross is not None
         losses = self.smooth(self.of_label(c, cross, target), spread, alpha)
@@ -194,7 +194,3 @@ def known_classes(fn: str, labels: Array, classes: int) -> Array:
     """The labels, with an alarm for those out of range."""
     wide = checks.wide(labels)
     return alarm(labels, (wide >= 0) & (wide < classes), f"{fn}: labels must be in [0, {classes})")
-
-
-def is_zero(option: Any) -> bool:
-    return checks.static_number(option) and option == 0

@@ -56,7 +56,7 @@ def _says_how(aval: Any) -> bool:
     return not mesh.empty and bool(mesh.explicit_axes)
 
 
-def undivided(x: Any) -> Any:
+def gathered(x: Any) -> Any:
     """All of it on each device, where its type says that it is divided."""
     return jax.sharding.reshard(x, jax.sharding.PartitionSpec()) if is_explicit(x) else x
 

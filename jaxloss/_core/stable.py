@@ -95,7 +95,6 @@ __all__ = [
     "two_difference",
     "upcast",
     "used_often",
-    "xlogy",
 ]
 
 
@@ -113,20 +112,6 @@ def log1mexp(x: Array) -> Array:
     near = jnp.log(-jnp.expm1(-jnp.where(small, x, 1)))
     far = jnp.log1p(-jnp.exp(-jnp.where(small, 1, x)))
     return jnp.where(small, near, far)
-
-
-@jax.custom_jvp
-def xlogy(x: Array, y: Array) -> Array:
-    """x log(y), 0 where x is 0. The derivative by x is log(y), at y = 0 the lowest number, so that 0 times it is 0."""
-    return jnp.where(x == 0, 0, x * jnp.log(jnp.where(x == 0, 1, y)))
-
-
-@xlogy.defjvp
-def _xlogy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    x, y = primals
-    by_x = jnp.maximum(jnp.log(y), jnp.finfo(y.dtype).min)
-    by_y = jnp.where(x == 0, 0, x / jnp.where(x == 0, 1, y))
-    return xlogy(x, y), by_x * tangents[0] + by_y * tangents[1]
 
 
 def positive_part(x: Array) -> Array:

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import eval_jaxpr
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
@@ -26,6 +25,7 @@ from jaxloss._core.devices import divided_like, is_explicit, vary, vary_like, va
 from jaxloss._core.precision import compute_dtype, upcast
 from jaxloss._core.remat import as_one
 from jaxloss._linear.plan import block_of
+from jaxloss._linear.symbolic import instantiated, split
 from jaxloss._linear.tiles import (
     Piece,
     add,
@@ -308,31 +308,22 @@ def _put_live(so_far: Array | None, part: Array | None, rows: Piece, live: Array
 # The two rules.
 
 
-def _split(x: Any) -> tuple[Any, Any]:
-    """Values, and which of them are differentiated (Python's own booleans, known while tracing)."""
-
-    def take(of: str) -> Any:
-        return jax.tree.map(lambda p: getattr(p, of), x, is_leaf=lambda leaf: isinstance(leaf, CustomVJPPrimal))
-
-    return take("value"), take("perturbed")
-
-
 def _each_fwd(chunks: Chunks, x: Any, keep: Any) -> Any:
-    (x, moving), (keep, _) = _split(x), _split(keep)
+    (x, moving), (keep, _) = split(x), split(keep)
     return as_one(functools.partial(_losses, chunks), x, keep), (x, keep, moving)
 
 
 def _each_bwd(chunks: Chunks, residuals: Any, g: Any) -> Any:
     # Why a rule: autodiff would keep the logits of every chunk. Here they are made again.
     x, keep, moving = residuals
-    return as_one(lambda *args: _gradient(chunks, moving, *args)[1], x, keep, _instantiated(g)), None
+    return as_one(lambda *args: _gradient(chunks, moving, *args)[1], x, keep, instantiated(g)), None
 
 
 each.defvjp(_each_fwd, _each_bwd, symbolic_zeros=True)
 
 
 def _total_fwd(chunks: Chunks, x: Any, keep: Any, factors: Any) -> Any:
-    (x, moving), (keep, _), (factors, _) = _split(x), _split(keep), _split(factors)
+    (x, moving), (keep, _), (factors, _) = split(x), split(keep), split(factors)
     if not any(jax.tree.leaves(moving)):
         losses, slopes = as_one(functools.partial(_losses, chunks), x, keep), None
     else:
@@ -348,15 +339,8 @@ def _finished_gradient(chunks: Chunks, moving: Operands, x: Operands, keep: Arra
 def _total_bwd(chunks: Chunks, residuals: Any, g: Any) -> Any:
     # Why a rule: the matrix products of the gradient are done while a chunk of logits is at hand.
     losses, slopes = residuals
-    g = _instantiated(g)
+    g = instantiated(g)
     return jax.tree.map(lambda v: upcast(v) * g.astype(compute_dtype(v)), slopes), None, g * losses
 
 
 total.defvjp(_total_fwd, _total_bwd, symbolic_zeros=True)
-
-
-def _instantiated(g: Any) -> Any:
-    if not isinstance(g, SymbolicZero):
-        return g
-    aval: Any = g.aval
-    return jnp.zeros(aval.shape, aval.dtype)

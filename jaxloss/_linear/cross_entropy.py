@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks
 from jaxloss._core.api import loss
-from jaxloss._core.class_rows import is_zero
 from jaxloss._core.reduction import REDUCTIONS, coefficients, reduce
 from jaxloss._core.softmax import Wanted
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Integer, Num, Reduction
@@ -115,7 +114,7 @@ def linear_cross_entropy(
     z = checks.in_range(fn, "z_loss", z_loss, 0, jnp.inf)
     given = head(fn, hidden, kernel, bias, kernel_layout, axis_name, num_classes)
     p = Problem(fn, given, labels, where, ignore_index, class_weights, logit_softcap, temperature)
-    wanted = Wanted(1, spread=not is_zero(alpha), lse=not is_zero(z), over=axis_name)
+    wanted = Wanted(1, spread=not checks.is_zero(alpha), lse=not checks.is_zero(z), over=axis_name)
     how, sizes = p.choose(reduction != "none", method, chunk_size, memory_budget)
     keep = None if p.keep is None else p.keep.reshape(given.batch)
     for name, option in (("label_smoothing", alpha), ("z_loss", z)):
@@ -138,8 +137,8 @@ def _mix(p: Problem, alpha: Any, z: Any) -> Mix:
     one = jnp.ones(p.n, p.dtype)
     of_label = p.class_weight_of_labels()
     cross = one if of_label is None else of_label
-    square = None if is_zero(z) else one * jnp.asarray(z).astype(p.dtype)
-    if is_zero(alpha):
+    square = None if checks.is_zero(z) else one * jnp.asarray(z).astype(p.dtype)
+    if checks.is_zero(alpha):
         return Mix(cross, None, square)
     alpha = jnp.asarray(alpha).astype(p.dtype)
     return Mix((1 - alpha) * cross, one * (alpha / p.head.total), square)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxloss._core import stable
 from jaxloss._core.autodiff import custom_vjp
@@ -27,6 +26,7 @@ from jaxloss._core.remat import as_one, as_one_like
 from jaxloss._core.rows import RowStats
 from jaxloss._core.softmax import Row, Scores, Statistics, Target, part, slopes, totals
 from jaxloss._linear.plan import Plan
+from jaxloss._linear.symbolic import instantiated, split
 from jaxloss._linear.tiles import (
     HELD_AS_IT_IS,
     Held,
@@ -268,17 +268,8 @@ def new_rows(rows: Piece, g: Statistics) -> Statistics:
 # Lean: statistics of every token.
 
 
-def _split(x: Any) -> tuple[Any, Any]:
-    """Values, and which of them are differentiated (Python's own booleans, known while tracing)."""
-    is_primal = lambda leaf: isinstance(leaf, CustomVJPPrimal)  # noqa: E731
-    value, perturbed = (
-        jax.tree.map(lambda p, of=of: getattr(p, of), x, is_leaf=is_primal) for of in ("value", "perturbed")
-    )
-    return value, perturbed
-
-
 def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
-    (x, moving), (tokens, _) = _split(x), _split(tokens)
+    (x, moving), (tokens, _) = split(x), split(tokens)
     found, row = as_one(functools.partial(_forward, plan), x, tokens)
     return found, (x, tokens, row, moving)
 
@@ -286,7 +277,7 @@ def _lean_forward(plan: Plan, x: Any, tokens: Any) -> Any:
 def _lean_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: autodiff would keep every tile, which is the logits. Here each is made again.
     x, tokens, row, moving = residuals
-    g = jax.tree.map(_instantiated, g._replace(argmax=None), is_leaf=lambda v: isinstance(v, SymbolicZero))
+    g = instantiated(g._replace(argmax=None))
     as_bits, plain = (functools.partial(_block_by_block, plan, moving, h) for h in (held_by(x.kernel), HELD_AS_IT_IS))
     return as_one_like(as_bits, plain, x, tokens, row, g), None
 
@@ -326,13 +317,6 @@ def _block_by_block(
     return finished(plan, total._replace(kernel=None if whole is None else held.load(whole)), x)
 
 
-def _instantiated(g: Any) -> Any:
-    if not isinstance(g, SymbolicZero):
-        return g
-    aval: Any = g.aval
-    return jnp.zeros(aval.shape, aval.dtype)
-
-
 token_statistics.defvjp(_lean_forward, _lean_backward, symbolic_zeros=True)
 
 
@@ -362,7 +346,7 @@ def _total(found: Statistics, mix: Mix) -> Array:
 
 
 def _fast_forward(plan: Plan, x: Any, tokens: Any, mix: Any) -> Any:
-    (x, moving), (tokens, _), (mix, _) = _split(x), _split(tokens), _split(mix)
+    (x, moving), (tokens, _), (mix, _) = split(x), split(tokens), split(mix)
     if not any(m for m in moving if m is not None):
         found, _ = as_one(functools.partial(_forward, plan), x, tokens)
         return _total(found, mix), (_countable(found, mix), Operands(None, None))  # type: ignore[arg-type]
@@ -430,7 +414,7 @@ def _slopes_of_total(found: Statistics, mix: Mix) -> Statistics:
 def _fast_backward(plan: Plan, residuals: Any, g: Any) -> Any:
     # Why a rule: the three matrix products of the gradient are done while a chunk of logits is at hand.
     found, gradients = residuals
-    g = _instantiated(g)
+    g = instantiated(g)
     to_x = jax.tree.map(lambda v: v.astype(compute_dtype(v)) * g, gradients)
     square = None if found.lse is None else g * jnp.square(found.lse)
     return to_x, None, Mix(g * found.cross, None if found.spread is None else g * found.spread, square)

@@ -62,11 +62,6 @@ def option(fn: str, arg: str, value: Any, like: Array) -> Array:
     return value if value.ndim == 0 else divided_like(checks.broadcast(fn, arg, value, like.shape, "losses"), like)
 
 
-def off(value: Any) -> bool:
-    """Whether a term of this weight is known to be absent while tracing."""
-    return checks.static_number(value) and value == 0
-
-
 @jax.custom_jvp
 def product(weight: Array, x: Array) -> Array:
     """weight * x, and 0 where the weight is 0, however large x; NaN is not large."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._preference.arguments import elementwise, off, option, product
+from jaxloss._preference.arguments import elementwise, option, product
 
 
 @loss()
@@ -52,7 +52,7 @@ def orpo_loss(
     checks.in_range(fn, "beta", beta, 0, jnp.inf)
 
     def formula(chosen: Array, rejected: Array) -> Array:
-        if off(beta):
+        if checks.is_zero(beta):
             return -chosen
         return product(option(fn, "beta", beta, chosen), _odds_loss(chosen, rejected)) - chosen
 

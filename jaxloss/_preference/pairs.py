@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._preference.arguments import elementwise, off, option, product
+from jaxloss._preference.arguments import elementwise, option, product
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust")
 
@@ -113,7 +113,7 @@ def dpo_loss(
 
 
 def _check_flips(fn: str, loss_type: str, flips: Any) -> None:
-    if loss_type in ("hinge", "ipo") and not off(flips):
+    if loss_type in ("hinge", "ipo") and not checks.is_zero(flips):
         raise ValueError(f"{fn}: label_smoothing must be 0 with loss_type={loss_type!r}, which has none, got {flips}")
     checks.in_range(fn, "label_smoothing", flips, 0, 1)
     if loss_type == "robust" and checks.static_number(flips) and flips >= 0.5:
@@ -121,7 +121,7 @@ def _check_flips(fn: str, loss_type: str, flips: Any) -> None:
 
 
 def _logistic(fn: str, z: Array, flips: Any) -> Array:
-    return stable.softplus(-z) if off(flips) else _smoothed(z, option(fn, "label_smoothing", flips, z))
+    return stable.softplus(-z) if checks.is_zero(flips) else _smoothed(z, option(fn, "label_smoothing", flips, z))
 
 
 @jax.custom_jvp
@@ -246,7 +246,9 @@ def cpo_loss(
 
     def formula(chosen: Array, rejected: Array) -> Array:
         preference = _logistic(fn, product(option(fn, "beta", beta, chosen), chosen - rejected), label_smoothing)
-        return preference if off(alpha) else preference + product(option(fn, "alpha", alpha, chosen), -chosen)
+        if checks.is_zero(alpha):
+            return preference
+        return preference + product(option(fn, "alpha", alpha, chosen), -chosen)
 
     arguments = {"chosen_log_probs": chosen_log_probs, "rejected_log_probs": rejected_log_probs}
     return elementwise(fn, formula, arguments, where=where, weights=weights, reduction=reduction)

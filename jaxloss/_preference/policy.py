@@ -25,7 +25,7 @@ from jaxloss._core.devices import alike
 from jaxloss._core.precision import promote
 from jaxloss._core.reduction import fill, reduce
 from jaxloss._core.typing import Array, ArrayLike, Bool, Float, Num, Reduction
-from jaxloss._preference.arguments import keep, log_probs, off, option, product
+from jaxloss._preference.arguments import keep, log_probs, option, product
 
 
 @loss(arrays=4)
@@ -115,7 +115,7 @@ def policy_gradient_loss(
         if importance == "sequence":
             log_ratio = jnp.broadcast_to(jnp.sum(log_ratio * share, -1, keepdims=True), shape)
         values = _surrogate(log_ratio, a, option(fn, "clip_low", clip_low, x), option(fn, "clip_high", clip_high, x))
-        if not off(kl_weight):
+        if not checks.is_zero(kl_weight):
             k3 = _k3(given["reference_log_probs"] - x)
             values = values + product(option(fn, "kl_weight", kl_weight, x), k3)
         if not isinstance(normalizer, str):
@@ -166,7 +166,7 @@ def _check_options(
         checks.choice(fn, "normalizer", normalizer, ("token", "sequence"))
     else:
         checks.in_range(fn, "normalizer", normalizer, 0, jnp.inf, open_low=True)
-    if reference is None and not off(kl_weight):
+    if reference is None and not checks.is_zero(kl_weight):
         raise ValueError(f"{fn}: kl_weight needs reference_log_probs, got None")
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxloss._core import checks, stable
 from jaxloss._core.api import loss
-from jaxloss._core.class_rows import Rows, is_zero
+from jaxloss._core.class_rows import Rows
 from jaxloss._core.softmax import Wanted, row_statistics
 from jaxloss._core.typing import Array, ArrayLike, Axis, Bool, Float, Num, Reduction
 from jaxloss._reweighted.mixture import Chance, OfChance, mixture, of_label
@@ -178,4 +178,4 @@ def _losses(
         losses = rows.of_label(c, of_label(f)(cost, given.astype(cost.dtype)), target)
     else:
         losses = mixture(f, rows, target, c, given)
-    return rows.smooth(losses, None if is_zero(alpha) else mixture(f, rows, None, c, given), alpha)
+    return rows.smooth(losses, None if checks.is_zero(alpha) else mixture(f, rows, None, c, given), alpha)
