@@ -3,6 +3,7 @@
 JAX divides what is whole for sums and products, but raises for a select, and for a cotangent of another type.
 """
 
+import contextlib
 import functools
 
 import jax
@@ -16,6 +17,13 @@ import jaxloss
 
 NAMES = [c.name for c in CASES if c.name not in ALIASES]
 SELECTS = {"kto_loss", "negative_binomial_nll", "policy_gradient_loss", "squared_log_error", "student_t_nll"}
+
+
+@contextlib.contextmanager
+def types_alone(_):
+    """No mesh of a context."""
+    assert jax.sharding.get_abstract_mesh().empty
+    yield
 
 
 @functools.cache
@@ -52,8 +60,9 @@ def test_every_loss(pytestconfig):
         has_batch = [a.shape[:1] == batch for a in args]
         twice = [jnp.concatenate([a, a]) if has else a for a, has in zip(args, has_batch, strict=True)]
         want = jax.jit(functools.partial(value_and_gradients, case))(twice)
-        for divided in (has_batch, [True] + [False] * (len(args) - 1)):
-            with jax.set_mesh(mesh()):
+        first = [True] + [False] * (len(args) - 1)
+        for divided, context in ((has_batch, jax.set_mesh), (first, jax.set_mesh), (first, types_alone)):
+            with context(mesh()):
                 got = jax.jit(functools.partial(value_and_gradients, case))(list(placed(twice, divided)))
             for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
                 np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6 * float(np.max(np.abs(b))), err_msg=name)

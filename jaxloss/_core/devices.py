@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -58,12 +59,12 @@ def _says_how(aval: Any) -> bool:
 
 def gathered(x: Any) -> Any:
     """All of it on each device, where its type says that it is divided."""
-    return jax.sharding.reshard(x, jax.sharding.PartitionSpec()) if is_explicit(x) else x
+    return _divided(x, (), x) if is_explicit(x) else x
 
 
 def divided_like(x: Any, other: Any) -> Any:
     """`x` in the same pieces on the same devices, where the type of `other` says how that is divided."""
-    return jax.sharding.reshard(x, jax.typeof(other).sharding.spec) if is_explicit(other) else x
+    return _divided(x, jax.typeof(other).sharding.spec, other) if is_explicit(other) else x
 
 
 def divided_as_rows(x: Any, other: Any, axis: int) -> Any:
@@ -72,7 +73,7 @@ def divided_as_rows(x: Any, other: Any, axis: int) -> Any:
         return x
     names = list(jax.typeof(other).sharding.spec)
     del names[axis]
-    return jax.sharding.reshard(x, jax.sharding.PartitionSpec(*names))
+    return _divided(x, names, other)
 
 
 def alike(*arrays: Any) -> tuple[Any, ...]:
@@ -80,7 +81,8 @@ def alike(*arrays: Any) -> tuple[Any, ...]:
     divided: what is whole in one is divided as in another. JAX does so for sums and products, but raises for a select.
     Single numbers and `None` are as they were."""
     full = [a for a in arrays if a is not None and a.ndim > 0]
-    if not any(map(is_explicit, full)):
+    like = next(filter(is_explicit, full), None)
+    if like is None:
         return arrays
     common: list[Any] = []
     for names in zip(*(jax.typeof(a).sharding.spec for a in full), strict=True):
@@ -90,9 +92,15 @@ def alike(*arrays: Any) -> tuple[Any, ...]:
         if a is None or a.ndim == 0:
             return a
         names = (None if n == 1 else name for n, name in zip(a.shape, common, strict=True))
-        return jax.sharding.reshard(a, jax.sharding.PartitionSpec(*names))
+        return _divided(a, names, like)
 
     return tuple(map(divided, arrays))
+
+
+def _divided(x: Any, names: Iterable[Any], like: Any) -> Any:
+    """Over the axes of the mesh of `like`, which need not be that of a context."""
+    mesh = jax.typeof(like).sharding.mesh
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names)))
 
 
 def varying(aval: Any) -> frozenset[str]:
@@ -127,7 +135,7 @@ def over_same_devices(ct: Any, aval: Any) -> Any:
     if want - got:
         ct = vary(ct, tuple(sorted(want - got)))
     if _says_how(aval) and jax.typeof(ct).sharding != aval.sharding:
-        ct = jax.sharding.reshard(ct, aval.sharding.spec)
+        ct = jax.sharding.reshard(ct, aval.sharding)
     return ct
 
 
