@@ -22,6 +22,9 @@ def instantiated(g: Any) -> Any:
     """A tree of cotangents, with arrays of zeros."""
 
     def array(g: Any) -> Any:
-        return jnp.zeros(g.aval.shape, g.aval.dtype) if isinstance(g, SymbolicZero) else g
+        if not isinstance(g, SymbolicZero):
+            return g
+        aval: Any = g.aval
+        return jnp.zeros(aval.shape, aval.dtype)
 
     return jax.tree.map(array, g, is_leaf=lambda v: isinstance(v, SymbolicZero))
